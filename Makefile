@@ -1,0 +1,64 @@
+# Everything a developer or the continuous integration runs. Python 3.11 or newer and make are enough to start.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(if $(UPGRADE),--upgrade)
+SLOW_TESTS := $(wildcard tests/properties tests/integration)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test check lock
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.development ## make .venv with all that the other targets need
+
+run: .venv/.runtime ## start everything with made-up people and show their messages going out
+	$(BIN)/daybreak demo
+
+test: check ## everything: check, then the tests that need servers or patience
+	$(if $(SLOW_TESTS),$(BIN)/pytest -n 2 $(SLOW_TESTS))
+
+check: .venv/.development ## format, lint, types, import contracts, quick tests: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest tests/unit tests/architecture
+
+lock: .venv/.created ## write the lock files from pyproject.toml (UPGRADE=1: with the newest versions)
+	$(COMPILE) pyproject.toml --group build --output-file requirements.lock
+	$(COMPILE) pyproject.toml --group build --group dev --constraints requirements.lock \
+		--output-file requirements-dev.lock
+	$(COMPILE) --group installer --output-file requirements-installer.lock
+
+# Debian ships Python without what makes virtual environments work.
+.venv/.created: requirements-installer.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Daybreak needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+		then apt-get -qq update && apt-get -qq install --yes --no-install-recommends python3-venv; \
+		else echo "Python's venv is missing: run 'sudo apt-get install python3-venv' first" >&2; exit 1; fi
+	$(PYTHON) -m venv .venv
+	@$(PIP) --require-hashes -r requirements-installer.lock || echo "going on without uv, with pip"
+	@touch $@
+
+# The project itself is built by the locked setuptools: nothing is downloaded that no hash guards.
+.venv/.runtime: .venv/.created requirements.lock pyproject.toml
+	@echo 'installing requirements.lock'
+	@$(call install,--require-hashes -r requirements.lock)
+	@$(call install,--no-deps --no-build-isolation --editable .)
+	@touch $@
+
+.venv/.development: .venv/.runtime requirements-dev.lock
+	@echo 'installing requirements-dev.lock'
+	@$(call install,--require-hashes -r requirements-dev.lock)
+	@touch $@
+
+define install
+$(UV) $(1) || $(PIP) $(1)
+endef

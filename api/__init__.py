@@ -1,0 +1,1 @@
+"""The way in for programs and people, over HTTP."""

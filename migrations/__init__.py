@@ -1,0 +1,1 @@
+"""The database's numbered history, applied by `daybreak db upgrade` (Alembic)."""

@@ -1,0 +1,1 @@
+"""Decides when: the calendar, the message log, the broker and the three jobs."""

@@ -1,0 +1,1 @@
+"""How batches travel from the scheduler to the workers: one port, an adapter a broker."""

@@ -1,0 +1,1 @@
+"""Pure decisions: calendar, identities, state machines; imports nothing of ours."""

@@ -1,0 +1,124 @@
+"""The life of a message: its identity, its states, and the only moves between them.
+
+A message is one occurrence of an occasion on one channel. Its identity is also the idempotency
+key given to providers, so two attempts at one message can never be taken for two messages.
+
+`MESSAGE_TRANSITIONS` is the state machine: the store builds its guarded updates from it, and
+`deploy/states.md` draws it (a test compares the two).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from scheduler.domain.occasion import Channel
+from scheduler.domain.transition import Transition
+
+
+class MessageState(StrEnum):
+    """Where a message stands."""
+
+    SCHEDULED = "scheduled"
+    SENDING = "sending"
+    RETRYING = "retrying"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    BOUNCED = "bounced"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class MessageEvent(StrEnum):
+    """What may happen to a message."""
+
+    CLAIM = "claim"
+    ACCEPT = "accept"
+    RETRY = "retry"
+    BURY = "bury"
+    HAND_BACK = "hand_back"
+    HAND_BACK_RETRY = "hand_back_retry"
+    EXPIRE = "expire"
+    CANCEL = "cancel"
+    CONFIRM = "confirm"
+    BOUNCE = "bounce"
+
+
+_S = MessageState
+MESSAGE_TRANSITIONS: Final[Mapping[MessageEvent, Transition[MessageState]]] = MappingProxyType(
+    {
+        # From `sending` as well: the lease lapsed and the outcome is unknown, so the same key is tried again.
+        MessageEvent.CLAIM: Transition((_S.SCHEDULED, _S.RETRYING, _S.SENDING), _S.SENDING),
+        MessageEvent.ACCEPT: Transition((_S.SENDING,), _S.SENT),
+        MessageEvent.RETRY: Transition((_S.SENDING,), _S.RETRYING),
+        MessageEvent.BURY: Transition((_S.SENDING,), _S.DEAD),
+        # Never given to a provider under this claim, so the claim's attempt is taken back.
+        MessageEvent.HAND_BACK: Transition((_S.SENDING,), _S.SCHEDULED),
+        MessageEvent.HAND_BACK_RETRY: Transition((_S.SENDING,), _S.RETRYING),
+        MessageEvent.EXPIRE: Transition((_S.SCHEDULED, _S.RETRYING), _S.EXPIRED),
+        MessageEvent.CANCEL: Transition((_S.SCHEDULED, _S.RETRYING, _S.SENDING), _S.CANCELLED),
+        MessageEvent.CONFIRM: Transition((_S.SENT,), _S.DELIVERED),
+        MessageEvent.BOUNCE: Transition((_S.SENT, _S.DELIVERED), _S.BOUNCED),
+    }
+)
+
+SPENT_STATES: Final[tuple[MessageState, ...]] = (
+    _S.SENDING,
+    _S.RETRYING,
+    _S.SENT,
+    _S.DELIVERED,
+    _S.BOUNCED,
+    _S.DEAD,
+)
+"""States in which a yearly occasion has had its message of the year: an edit never adds a second."""
+
+
+class NotSentReason(StrEnum):
+    """Why a message ended without being sent. Dead letters carry a provider's category instead."""
+
+    TOO_LATE = "too_late"
+    USER_DELETED = "user_deleted"
+    NO_ADDRESS = "no_address"
+
+
+OUTCOME_UNKNOWN: Final = "outcome_unknown"
+"""Category of a dead letter whose last attempt may or may not have been accepted."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MessageKey:
+    """The identity of a message, unique for ever; `text` is its idempotency key."""
+
+    occasion_id: int
+    user_id: int
+    local_date: date
+    slot: int
+    channel: Channel
+
+    @property
+    def text(self) -> str:
+        """The key as providers and the API see it, such as `1.42.20270228.0.email`."""
+        return f"{self.occasion_id}.{self.user_id}.{self.local_date:%Y%m%d}.{self.slot}.{self.channel}"
+
+    @classmethod
+    def parse(cls, text: str) -> MessageKey:
+        """Read back what `text` wrote; raises ValueError for anything else."""
+        try:
+            occasion_id, user_id, day, slot, channel = text.split(".")
+            key = cls(
+                int(occasion_id),
+                int(user_id),
+                date.fromisoformat(day),
+                int(slot),
+                Channel(channel),
+            )
+        except ValueError:
+            key = None
+        if key is None or key.text != text:
+            raise ValueError(f"{text!r} is not a message id; one looks like 1.42.20270228.0.email")
+        return key

@@ -1,0 +1,79 @@
+"""The minute's job: publish each batch when it falls due.
+
+A run owns the time until the next tick. It wakes for each due instant, and once a second for what an
+edit may have made due at once. Batches are committed as `enqueued` before they are published, so a
+worker never hears of one it cannot lease, and one whose publishing fails is due again soon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from threading import Event
+from typing import Final
+
+from loguru import logger
+from sqlalchemy import Connection, Engine
+
+from scheduler.broker.port import Broker
+from scheduler.clock import Clock
+from scheduler.errors import BrokerUnavailable
+from scheduler.store import batches
+from scheduler.store.batches import BatchReference
+from scheduler.store.database import in_transaction
+
+_MOST_AT_ONCE: Final = 500
+_LONGEST_REST: Final = timedelta(seconds=1)
+_PUBLISH_AGAIN_AFTER: Final = timedelta(seconds=5)
+
+
+class Enqueue:
+    """Publishes due batches in the order of their instants."""
+
+    name = "enqueue"
+
+    def __init__(self, engine: Engine, broker: Broker, clock: Clock) -> None:
+        self._engine = engine
+        self._broker = broker
+        self._clock = clock
+
+    def run(self, now: datetime) -> Mapping[str, int]:
+        """Publish all that is due at `now`; returns the batches enqueued and those to be published again."""
+        enqueued = unpublished = 0
+        while references := in_transaction(
+            self._engine, lambda connection: batches.enqueue_due(connection, now=now, most=_MOST_AT_ONCE)
+        ):
+            enqueued += len(references)
+            try:
+                self._broker.publish(references)
+            except BrokerUnavailable as error:
+                unpublished += self._publish_later(references, now)
+                logger.bind(batches=len(references), cause=str(error)).warning("publish_failed")
+                break
+        return {"enqueued": enqueued, "unpublished": unpublished}
+
+    def run_until(self, stop: Event, until: datetime) -> Mapping[str, int]:
+        """Publish what falls due before `until`, each batch at its instant; ends early where `stop` is set."""
+        enqueued = unpublished = 0
+        while not stop.is_set():
+            now = self._clock.now()
+            counts = self.run(now)
+            enqueued += counts["enqueued"]
+            unpublished += counts["unpublished"]
+            if now >= until or self._clock.wait(stop, min(until, self._next_look(now))):
+                break
+        return {"enqueued": enqueued, "unpublished": unpublished}
+
+    def _next_look(self, now: datetime) -> datetime:
+        rested = now + _LONGEST_REST
+        with self._engine.connect() as connection:
+            due = batches.next_due(connection)
+        return rested if due is None else max(now, min(rested, due))
+
+    def _publish_later(self, references: list[BatchReference], now: datetime) -> int:
+        def work(connection: Connection) -> int:
+            return batches.lapse_unpublished(
+                connection, references, enqueued_at=now, due_at=now + _PUBLISH_AGAIN_AFTER
+            )
+
+        return in_transaction(self._engine, work)

@@ -1,0 +1,230 @@
+"""Decide what is due and write it into the log: a window for everyone, or everything for some.
+
+Planning and replanning meet in the log without waiting for each other:
+
+- Planning goes forward from an occasion's watermark and only ever adds.
+- Whoever adds or edits users replans them, in the same transaction, through an hour past everything
+  that planning may be writing at that moment. So a user that planning did not see has planned itself.
+- Planning that saw a user before their edit leaves messages of an older version of the user; a worker
+  that claims one notices and replans the user instead of sending (`worker/delivery.py`).
+- Editing an occasion excludes planning and replanning of its tenant until the edit is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from itertools import groupby
+from typing import Final
+
+from loguru import logger
+from sqlalchemy import Connection, Engine
+
+from scheduler.domain.batch import MAX_BATCH_SIZE
+from scheduler.domain.calendar import Moment, moments
+from scheduler.domain.occasion import Occasion, SameDayPolicy
+from scheduler.domain.zones import zone
+from scheduler.errors import Conflict
+from scheduler.store import locks, occasions, planning, users
+from scheduler.store.database import in_transaction
+from scheduler.store.partitions import Partitions
+from scheduler.store.planning import OccasionMoment, Planned, Replanned
+
+REPLAN_MARGIN: Final = timedelta(hours=1)
+"""How far past the horizon an edit plans: more than the clocks of two machines differ by."""
+
+PARTITIONS_AHEAD: Final = timedelta(days=62)
+"""How far ahead of the horizon the log's partitions are made."""
+
+_SLICE: Final = timedelta(hours=1)
+_STRETCH: Final = timedelta(days=3)
+_LEAST_LOOKBACK: Final = timedelta(days=2)
+_USERS_PER_STATEMENT: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningPolicy:
+    """The settings that planning follows."""
+
+    horizon: timedelta
+    lateness_limit: timedelta
+    batch_size: int = MAX_BATCH_SIZE
+
+
+class Planner:
+    """Plans the occasions and the users of one database."""
+
+    def __init__(self, engine: Engine, policy: PlanningPolicy) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._partitions = Partitions(engine)
+
+    @property
+    def policy(self) -> PlanningPolicy:
+        """The settings this planner follows."""
+        return self._policy
+
+    def create_partitions(self, now: datetime) -> int:
+        """Make the log's partitions for all that may be written from `now` on, and well ahead of it."""
+        first = (now - self._lookback([])).date() - timedelta(days=1)
+        last = (now + self._policy.horizon + PARTITIONS_AHEAD).date()
+        return self._partitions.ensure(first, last)
+
+    def plan(self, *, now: datetime, through: datetime) -> Planned:
+        """Plan every active occasion from its watermark up to `through`; harmless to repeat.
+
+        An occasion that was never planned is planned from `now` on.
+        """
+        with self._engine.connect() as connection:
+            due = occasions.active(connection)
+        total = Planned()
+        for occasion in due:
+            total += self._plan_occasion(occasion, now, through)
+        return total
+
+    def _plan_occasion(self, occasion: Occasion, now: datetime, through: datetime) -> Planned:
+        total = Planned()
+        for stretch_end, found in self._stretches(occasion, occasion.planned_through or now, through):
+            for slice_end, slice_moments in _slices(found, stretch_end):
+                planned = self._plan_slice(occasion, slice_moments, slice_end, now)
+                if planned is None:
+                    logger.bind(occasion=occasion.key).info("planning_overtaken")
+                    return total
+                total += planned
+                occasion = replace(occasion, planned_through=slice_end)
+        if total.added or total.already_there:
+            logger.bind(occasion=occasion.key, added=total.added, already_there=total.already_there).info(
+                "occasion_planned"
+            )
+        return total
+
+    def _stretches(
+        self, occasion: Occasion, starts: datetime, through: datetime
+    ) -> Iterator[tuple[datetime, list[Moment]]]:
+        """The window in pieces of a few days, so that months of downtime are not held in memory at once."""
+        with self._engine.connect() as connection:
+            zone_times = users.zone_times(connection, occasion.tenant_id)
+        while starts < through:
+            ends = min(through, starts + _STRETCH)
+            yield ends, moments(occasion, zone_times, starts, ends)
+            starts = ends
+
+    def _plan_slice(
+        self, occasion: Occasion, slice_moments: Sequence[Moment], slice_end: datetime, now: datetime
+    ) -> Planned | None:
+        """Plan one slice in one transaction; None where somebody else planned or edited the occasion."""
+
+        def work(connection: Connection) -> Planned | None:
+            locks.share_planning(connection, occasion.tenant_id)
+            if not occasions.advance_watermark(connection, occasion, slice_end):
+                return None
+            return planning.plan_window(
+                connection, occasion, slice_moments, now=now, batch_size=self._policy.batch_size
+            )
+
+        self._ensure_partitions(slice_moments)
+        return in_transaction(self._engine, work)
+
+    def replan(
+        self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
+    ) -> Replanned:
+        """Make the log agree with these users as they are now, within the caller's transaction.
+
+        The users' rows must be locked by it; an update or an insert does that.
+        """
+        locks.share_planning(connection, tenant_id)
+        active = occasions.active(connection, tenant_id)
+        return self._replan(connection, user_ids, active, active, now)
+
+    def remove(
+        self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
+    ) -> Replanned:
+        """Remove what is scheduled for users who were deleted, of occasions that pause as well."""
+        locks.share_planning(connection, tenant_id)
+        return self._replan(connection, user_ids, occasions.list_all(connection, tenant_id), [], now)
+
+    def save_occasion(self, occasion: Occasion, *, now: datetime) -> Replanned:
+        """Store an edited occasion and replan its future for everyone, in one transaction.
+
+        What its users were to get under the old rule and is still scheduled is moved or removed. Raises
+        Conflict where somebody else edited it first.
+        """
+
+        def work(connection: Connection) -> Replanned:
+            locks.exclude_planning(connection, occasion.tenant_id)
+            if not occasions.change(connection, occasion, now=now):
+                raise Conflict(f"occasion {occasion.key!r} was edited by somebody else; read it again")
+            planned = [occasion] if occasion.active else []
+            total = Replanned()
+            for user_ids in users.id_chunks(connection, occasion.tenant_id, _USERS_PER_STATEMENT):
+                total += self._replan(connection, user_ids, [occasion], planned, now)
+            return total
+
+        return in_transaction(self._engine, work)
+
+    def _replan(
+        self,
+        connection: Connection,
+        user_ids: Sequence[int],
+        covered: Sequence[Occasion],
+        planned: Sequence[Occasion],
+        now: datetime,
+    ) -> Replanned:
+        """Replan users for the `covered` occasions, of which `planned` are to have messages."""
+        if not user_ids or not covered:
+            return Replanned()
+        lookback = self._lookback(covered)
+        zone_times = users.zone_times_of(connection, user_ids)
+        found = [
+            OccasionMoment(occasion, moment, at_once=_is_at_once(occasion, moment, now))
+            for occasion in planned
+            for moment in moments(
+                occasion, zone_times, now - lookback, self._replanned_through(occasion, now)
+            )
+        ]
+        self._ensure_partitions(each.moment for each in found)
+        return planning.replan_users(
+            connection,
+            user_ids,
+            [occasion.id for occasion in covered],
+            found,
+            date_first=(now - lookback).date() - timedelta(days=1),
+            now=now,
+            batch_size=self._policy.batch_size,
+        )
+
+    def _replanned_through(self, occasion: Occasion, now: datetime) -> datetime:
+        through = now + self._policy.horizon + REPLAN_MARGIN
+        return through if occasion.planned_through is None else max(through, occasion.planned_through)
+
+    def _lookback(self, covered: Sequence[Occasion]) -> timedelta:
+        """How long a scheduled message may be overdue and still be sent."""
+        limits = [occasion.lateness_limit for occasion in covered if occasion.lateness_limit is not None]
+        return max([_LEAST_LOOKBACK, self._policy.lateness_limit, *limits])
+
+    def _ensure_partitions(self, found: Iterable[Moment]) -> None:
+        local_dates: list[date] = [moment.local_date for moment in found]
+        if local_dates:
+            self._partitions.ensure(min(local_dates), max(local_dates))
+
+
+def _is_at_once(occasion: Occasion, moment: Moment, now: datetime) -> bool:
+    """Whether a user added now is still to be sent what was due earlier on their local date."""
+    return (
+        occasion.same_day is SameDayPolicy.SEND
+        and moment.send_at <= now
+        and now.astimezone(zone(moment.timezone)).date() == moment.local_date
+    )
+
+
+def _slices(found: Sequence[Moment], ends: datetime) -> Iterator[tuple[datetime, list[Moment]]]:
+    """The moments by the hour, each with the instant through which the log is planned once they are in.
+
+    Hours without moments cost nothing; the last slice may be empty and ends at `ends`.
+    """
+    for hour, members in groupby(
+        found, key=lambda moment: moment.send_at.replace(minute=0, second=0, microsecond=0)
+    ):
+        yield min(ends, hour + _SLICE), list(members)
+    yield ends, []

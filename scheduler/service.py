@@ -1,0 +1,99 @@
+"""Put the scheduler together from its settings, and run it until it is told to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Event
+
+from loguru import logger
+from sqlalchemy import Engine
+
+from scheduler.broker.port import Broker
+from scheduler.broker.postgres import PostgresBroker
+from scheduler.clock import Clock, SystemClock
+from scheduler.cron import Cron
+from scheduler.errors import ConfigurationError
+from scheduler.jobs.enqueue import Enqueue
+from scheduler.jobs.precalculate import Precalculate
+from scheduler.jobs.recover import Recover
+from scheduler.jobs.run import JobRunner
+from scheduler.planner import Planner, PlanningPolicy
+from scheduler.settings import Settings
+from scheduler.store.database import create_database_engine
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """The three jobs on one database."""
+
+    precalculate: Precalculate
+    enqueue: Enqueue
+    recover: Recover
+
+
+def engine_for(settings: Settings, role: str) -> Engine:
+    """An engine on the database the settings name. Raises ConfigurationError where they name none."""
+    if settings.database_url is None:
+        raise ConfigurationError(
+            f"DAYBREAK_DATABASE_URL: got nothing, but the {role} needs a database; takes "
+            "postgresql://user:password@host:port/name (`daybreak up` brings a database of its own)"
+        )
+    return create_database_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.pool_size,
+        application_name=f"daybreak-{role}",
+    )
+
+
+def planner_for(settings: Settings, engine: Engine) -> Planner:
+    """A planner that follows the settings."""
+    policy = PlanningPolicy(settings.horizon, settings.lateness_limit, settings.batch_size)
+    return Planner(engine, policy)
+
+
+def broker_for(settings: Settings, engine: Engine, clock: Clock) -> Broker:
+    """The broker that the settings name."""
+    if settings.broker_url is not None:
+        raise ConfigurationError(
+            "DAYBREAK_BROKER_URL: got an address, but this release delivers through PostgreSQL only; "
+            "leave it unset"
+        )
+    return PostgresBroker(engine, clock)
+
+
+def jobs_for(settings: Settings, engine: Engine, clock: Clock) -> Jobs:
+    """The three jobs as the settings have them."""
+    planner = planner_for(settings, engine)
+    return Jobs(
+        precalculate=Precalculate(planner),
+        enqueue=Enqueue(engine, broker_for(settings, engine, clock), clock),
+        recover=Recover(engine, planner, timedelta(seconds=settings.enqueue_deadline_seconds)),
+    )
+
+
+def run_scheduler(settings: Settings, stop: Event) -> None:
+    """Run the jobs by cron until `stop` is set; what runs then comes to its end."""
+    clock = SystemClock()
+    engine = engine_for(settings, "scheduler")
+    jobs = jobs_for(settings, engine, clock)
+    cron = Cron(
+        JobRunner(engine, clock),
+        jobs.precalculate,
+        jobs.enqueue,
+        jobs.recover,
+        clock,
+        {
+            "precalculate": settings.precalculate_cron,
+            "enqueue": settings.enqueue_cron,
+            "recover": settings.recover_cron,
+        },
+    )
+    cron.start()
+    logger.info("scheduler_started")
+    try:
+        stop.wait()
+    finally:
+        cron.stop()
+        engine.dispose()
+        logger.info("scheduler_stopped")

@@ -1,0 +1,120 @@
+"""What the text of a setting must look like: each function returns the value it names or raises ValueError.
+
+Values that are not text (arguments in tests) pass as they are; pydantic checks their types afterwards.
+"""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from apscheduler.triggers.cron import CronTrigger
+
+from scheduler.domain.duration import parse_duration
+
+# From when on a cron expression must have a tick: any instant does.
+_ANY_INSTANT = datetime(2000, 1, 1, tzinfo=UTC)
+
+# RFC 9110 §5.6.2: the characters of a header's name.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 3986 §3.1: what an address begins with.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def cron_trigger(expression: str) -> CronTrigger:
+    """The ticks of a five-field cron expression, in UTC.
+
+    Raises ValueError for weekdays by number as well: APScheduler counts them from Monday, cron from Sunday,
+    so `1` would fire on Tuesday.
+    """
+    trigger = CronTrigger.from_crontab(expression, timezone=UTC)
+    if re.search(r"\d", expression.rpartition(" ")[2]):
+        raise ValueError("weekdays are given by name")
+    if trigger.get_next_fire_time(None, _ANY_INSTANT) is None:
+        raise ValueError("this day never comes")
+    return trigger
+
+
+def cron_expression(value: object) -> object:
+    """A cron expression that `cron_trigger` accepts, with single spaces."""
+    if not isinstance(value, str):
+        return value
+    expression = " ".join(value.split())
+    cron_trigger(expression)
+    return expression
+
+
+def duration(value: object) -> object:
+    """Seconds or an ISO 8601 duration."""
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def path(value: object) -> object:
+    """An absolute path; `~` is the user's home."""
+    return Path(value).expanduser().absolute() if isinstance(value, str) else value
+
+
+def upper_case(value: object) -> object:
+    """The text in capitals."""
+    return value.upper() if isinstance(value, str) else value
+
+
+def database_url(value: object) -> object:
+    """The address of a PostgreSQL database, as libpq or SQLAlchemy write it."""
+    return _address(value, "postgresql", "postgres", "postgresql+psycopg")
+
+
+def broker_url(value: object) -> object:
+    """The address of a RabbitMQ virtual host."""
+    return _address(value, "amqp", "amqps")
+
+
+def http_url(value: object) -> object:
+    """An HTTP address; credentials belong in a header, where they are kept secret."""
+    if isinstance(value, str):
+        parts = urlsplit(value)
+        if parts.username is not None or parts.fragment or not parts.hostname:
+            raise ValueError("no host, or credentials or a fragment in the address")
+    return _address(value, "http", "https")
+
+
+def http_headers(value: object) -> object:
+    """Names and texts of headers (RFC 9110 §5) from a JSON object."""
+    headers = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(headers, dict):
+        raise ValueError("not a JSON object")
+    for name, text in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError("not the name of a header")
+        if isinstance(text, str) and not text.isprintable():
+            raise ValueError("control characters in a header")
+    return headers
+
+
+def http_body(value: object) -> object:
+    """The text of a JSON object."""
+    if isinstance(value, str) and not isinstance(json.loads(value), dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def without_credentials(text: str) -> str:
+    """`text` as it is, unless it is an address: then without user, password, query and fragment."""
+    if not _ADDRESS.match(text):
+        return text
+    try:
+        parts = urlsplit(text)
+        netloc = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=netloc, query="…" if parts.query else "", fragment=""))
+    except ValueError:
+        return text.partition("://")[0] + "://…"
+
+
+def _address(value: object, *schemes: str) -> object:
+    if isinstance(value, str):
+        parts = urlsplit(value)
+        if parts.scheme not in schemes or not value.isprintable() or " " in value:
+            raise ValueError(f"not an address of {schemes[0]}")
+        _ = parts.port  # raises ValueError unless it is a number from 0 to 65535
+    return value

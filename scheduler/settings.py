@@ -1,0 +1,329 @@
+"""The settings of a process: read once, checked as a whole, frozen.
+
+`load_settings()` is for composition roots; nothing else reads the environment. Variables come first, then
+`.env` in the working directory, then defaults. An empty variable counts as absent: compose files pass such.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
+
+import platformdirs
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from scheduler import setting_values as values
+from scheduler.domain.duration import format_duration
+from scheduler.errors import ConfigurationError
+
+PREFIX = "DAYBREAK_"
+MASK = "********"
+
+Source = Literal["environment", ".env", "default"]
+
+
+class Takes(NamedTuple):
+    """What a setting takes, in words: the last part of the message about a wrong value."""
+
+    words: str
+
+
+CronExpression = Annotated[
+    str,
+    BeforeValidator(values.cron_expression),
+    Takes("five cron fields, read in UTC, with weekdays by name: */10 * * * *, 30 6 * * mon-fri"),
+]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(values.duration),
+    Field(gt=timedelta(0), le=timedelta(days=366)),
+    Takes("seconds or an ISO 8601 duration above zero, at most 366 days: 3600, PT36H, P2D"),
+]
+WholeSeconds = Annotated[int, Field(ge=1, le=86_400), Takes("whole seconds from 1 to 86400")]
+Seconds = Annotated[float, Field(gt=0, le=86_400), Takes("seconds above 0, at most 86400")]
+Count = Annotated[int, Field(ge=1, le=64), Takes("a whole number from 1 to 64")]
+HeaderMap = Annotated[
+    dict[str, SecretStr],
+    NoDecode,
+    BeforeValidator(values.http_headers),
+    Takes('a JSON object of header names and texts: {"Authorization": "Bearer …"}'),
+]
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default; the text below each is its meaning.
+
+    Built from arguments alone: the environment is read by `load_settings` only.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True, use_attribute_docstrings=True
+    )
+
+    database_url: Annotated[
+        SecretStr | None,
+        BeforeValidator(values.database_url),
+        Takes("postgresql://user:password@host:port/name"),
+    ] = None
+    """Address of the PostgreSQL database; absent: an embedded server, kept in the data folder."""
+
+    broker_url: Annotated[
+        SecretStr | None, BeforeValidator(values.broker_url), Takes("amqp://… or amqps://…")
+    ] = None
+    """Address of RabbitMQ; absent: PostgreSQL is the broker."""
+
+    data_dir: Annotated[
+        Path, BeforeValidator(values.path), Takes("a folder; relative ones start at the working directory")
+    ] = Field(default_factory=lambda: default_data_dir())
+    """Folder of the embedded server's data and of the outbox file."""
+
+    api_host: Annotated[str, Field(min_length=1), Takes("a host name or an IP address")] = "127.0.0.1"
+    """Address the API listens on."""
+
+    api_port: Annotated[int, Field(ge=1, le=65_535), Takes("a port from 1 to 65535")] = 8080
+    """Port the API listens on."""
+
+    api_workers: Count = 1
+    """Processes that serve the API."""
+
+    precalculate_cron: CronExpression = "0 0 * * *"
+    """When the message log is planned ahead (cron, UTC)."""
+
+    enqueue_cron: CronExpression = "* * * * *"
+    """When the batches that fall due are enqueued (cron, UTC)."""
+
+    recover_cron: CronExpression = "*/10 * * * *"
+    """When what downtime swallowed is planned, enqueued again or expired (cron, UTC)."""
+
+    horizon: Duration = timedelta(hours=48)
+    """How far ahead of now messages are planned."""
+
+    batch_size: Annotated[int, Field(ge=1, le=500), Takes("a whole number from 1 to 500")] = 500
+    """Most messages in one batch."""
+
+    lease_seconds: WholeSeconds = 60
+    """Seconds a worker has for a batch before another may take it."""
+
+    enqueue_deadline_seconds: WholeSeconds = 300
+    """Seconds an enqueued batch may wait for a worker before it is enqueued again."""
+
+    lateness_limit: Duration = timedelta(hours=25)
+    """How late a message may be before it expires; the default makes up a whole day of downtime."""
+
+    retry_max_attempts: Annotated[int, Field(ge=1, le=100), Takes("a whole number from 1 to 100")] = 5
+    """Attempts at a message in all, before it is a dead letter."""
+
+    retry_base_seconds: Seconds = 1.0
+    """Longest wait in seconds before the second attempt; doubles with each further one."""
+
+    retry_cap_seconds: Seconds = 3600.0
+    """Longest wait in seconds before any attempt."""
+
+    pool_size: Count = 5
+    """Database connections of each process."""
+
+    worker_processes: Count = 1
+    """Worker processes that `daybreak up` starts."""
+
+    worker_threads: Count = 2
+    """Batches that one worker process delivers at the same time."""
+
+    stop_deadline_seconds: WholeSeconds = 20
+    """Seconds a process has to finish or hand back its work when told to stop."""
+
+    provider: Annotated[Literal["outbox", "http"], Takes("outbox or http")] = "outbox"
+    """Where messages go: a file (for development) or an HTTP service."""
+
+    outbox_path: Annotated[Path | None, BeforeValidator(values.path), Takes("a file")] = None
+    """File that the outbox provider appends to; absent: outbox.ndjson in the data folder."""
+
+    http_url: Annotated[
+        str | None,
+        BeforeValidator(values.http_url),
+        Takes("an http:// or https:// address without user, password or fragment"),
+    ] = None
+    """Address that the http provider posts each message to."""
+
+    http_headers: HeaderMap = Field(default_factory=dict)
+    """Headers that the http provider sends besides its own (JSON object, secret)."""
+
+    http_body: Annotated[
+        str,
+        BeforeValidator(values.http_body),
+        Takes('a JSON object with {fields} in its texts: {"to": "{address}", "text": "{text}"}'),
+    ] = '{"id": "{id}", "channel": "{channel}", "to": "{address}", "subject": "{subject}", "text": "{text}"}'
+    """Body that the http provider sends for each message (JSON with {fields})."""
+
+    http_concurrency: Annotated[int, Field(ge=1, le=512), Takes("a whole number from 1 to 512")] = 64
+    """Requests that one delivery of the http provider has under way at the same time."""
+
+    http_connect_timeout_seconds: Seconds = 5.0
+    """Seconds the http provider waits for a connection."""
+
+    http_total_timeout_seconds: Seconds = 30.0
+    """Seconds the http provider gives one request in all."""
+
+    log_level: Annotated[
+        Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"],
+        BeforeValidator(values.upper_case),
+        Takes("TRACE, DEBUG, INFO, WARNING or ERROR"),
+    ] = "INFO"
+    """Least severe log level that is written."""
+
+    log_format: Annotated[Literal["human", "json"], Takes("human or json")] = "human"
+    """Form of the log lines."""
+
+    _sources: Mapping[str, Source] = PrivateAttr(default_factory=dict)
+
+    @property
+    def outbox_file(self) -> Path:
+        """The file the outbox provider appends to."""
+        return self.outbox_path or self.data_dir / "outbox.ndjson"
+
+    def source_of(self, name: str) -> Source:
+        """Where the value of the setting `name` comes from."""
+        return self._sources.get(name, "default")
+
+    def read_from(self, sources: Mapping[str, Source]) -> Self:
+        """The same settings, knowing where each value was read."""
+        self._sources = dict(sources)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only: building settings reads neither the environment nor a file."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.provider == "http" and self.http_url is None:
+            takes = _takes("http_url")
+            raise ValueError(f"{PREFIX}HTTP_URL: got nothing, but {PREFIX}PROVIDER is http; takes {takes}")
+        if self.retry_cap_seconds < self.retry_base_seconds:
+            raise ValueError(
+                f"{PREFIX}RETRY_CAP_SECONDS: got {self.retry_cap_seconds:g}; "
+                f"takes at least {PREFIX}RETRY_BASE_SECONDS, which is {self.retry_base_seconds:g}"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDescription:
+    """One setting as `daybreak settings` shows it; `value` is text, masked where it is secret."""
+
+    name: str
+    variable: str
+    value: str
+    source: Source
+    meaning: str
+
+
+def load_settings(env_file: Path | None = Path(".env")) -> Settings:
+    """Read the settings from the environment and `env_file` (absent or missing: none).
+
+    Raises ConfigurationError, one line for all that is wrong: each variable, what it got, what it takes.
+    """
+    environment = EnvSettingsSource(Settings)
+    try:
+        file = DotEnvSettingsSource(Settings, env_file=env_file, dotenv_filtering="only_existing")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{env_file} cannot be read as UTF-8 text: {error}") from error
+    _refuse_unknown([*environment.env_vars, *file.env_vars])
+    from_file, from_environment = file(), environment()
+    try:
+        settings = Settings(**from_file | from_environment)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_complaints(error))) from None
+    sources: dict[str, Source] = dict.fromkeys(from_file, ".env")
+    return settings.read_from(sources | dict.fromkeys(from_environment, "environment"))
+
+
+def describe_settings(settings: Settings) -> list[SettingDescription]:
+    """Every setting in the order of the class; fit to be printed, since secrets are masked."""
+    return [
+        SettingDescription(
+            name=name,
+            variable=_variable(name),
+            value=_shown(getattr(settings, name)),
+            source=settings.source_of(name),
+            meaning=field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def default_data_dir() -> Path:
+    """Where data is kept unless told otherwise: the system's folder for root, the user's for anyone else.
+
+    Not root's home: the embedded server opens every folder above its data to other users.
+    """
+    if os.geteuid() == 0:
+        return Path("/var/lib/daybreak")
+    return platformdirs.user_data_path("daybreak")
+
+
+def _refuse_unknown(variables: list[str]) -> None:
+    """Raise ConfigurationError for a `DAYBREAK_` variable that is no setting: most likely a slip."""
+    known = [name.upper() for name in Settings.model_fields]
+    for variable in map(str.upper, variables):
+        name = variable.removeprefix(PREFIX)
+        if variable != name and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean {_variable(near[0])}?" if near else "`daybreak settings` lists them all"
+            raise ConfigurationError(f"{variable} is not a setting; {advice}")
+
+
+def _complaints(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        if not problem["loc"]:
+            yield str(problem["ctx"]["error"])
+            continue
+        name = str(problem["loc"][0])
+        yield f"{_variable(name)}: got {_got(name, problem['input'])}; takes {_takes(name)}"
+
+
+def _got(name: str, value: object) -> str:
+    if "SecretStr" in str(Settings.model_fields[name].annotation):
+        return "a value that is not shown"
+    text = values.without_credentials(str(value))
+    return repr(text if len(text) <= 80 else text[:79] + "…")
+
+
+def _takes(name: str) -> str:
+    return next(note.words for note in Settings.model_fields[name].metadata if isinstance(note, Takes))
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case SecretStr():
+            return MASK
+        case dict():
+            return ", ".join(f"{name}: {_shown(content)}" for name, content in value.items())
+        case timedelta():
+            return format_duration(value)
+        case _:
+            return values.without_credentials(str(value))

@@ -1,0 +1,1 @@
+"""All SQL. Nothing outside this package (and the migrations) speaks it."""

@@ -1,0 +1,297 @@
+"""Batches and their leases: the only place where a batch changes its state.
+
+Every change names the state it expects. A lease has a token that grows with each lease of the
+batch; whoever writes under a lease names the token, so a worker that wakes after its lease has
+lapsed changes nothing (a fencing token; Kleppmann, "How to do distributed locking", 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, text
+
+from scheduler.domain.batch import BATCH_TRANSITIONS, BatchEvent
+from scheduler.domain.occasion import Channel, Priority
+from scheduler.errors import LeaseLost
+
+
+def _move(event: BatchEvent) -> tuple[str, str]:
+    """The target state and the guard of an event, as SQL."""
+    transition = BATCH_TRANSITIONS[event]
+    sources = ", ".join(f"'{source}'" for source in transition.sources)
+    return f"state = '{transition.target}'", f"state IN ({sources})"
+
+
+_TO_ENQUEUED, _MAY_ENQUEUE = _move(BatchEvent.ENQUEUE)
+_TO_LEASED, _MAY_LEASE = _move(BatchEvent.LEASE)
+_TO_DONE, _MAY_FINISH = _move(BatchEvent.FINISH)
+_TO_PENDING, _MAY_HAND_BACK = _move(BatchEvent.HAND_BACK)
+_TO_LAPSED, _ = _move(BatchEvent.LAPSE)
+_TO_EXPIRED, _MAY_EXPIRE = _move(BatchEvent.EXPIRE)
+
+_LEASED_COLUMNS: Final = """
+    b.id, b.lease_token, b.lease_expires_at, b.tenant_id, b.occasion_id, b.local_date, b.slot,
+    CAST(b.channel AS text) AS channel, CAST(b.priority AS text) AS priority, b.send_at, b.due_at, b.attempt,
+    b.user_ids"""
+
+_LEASE: Final = f"""
+    {_TO_LEASED}, lease_token = lease_token + 1, lease_expires_at = :expires_at, leased_by = :worker"""
+
+_ENQUEUE_DUE: Final = text(f"""
+WITH due AS MATERIALIZED (
+    SELECT id FROM batches WHERE {_MAY_ENQUEUE} AND due_at <= :now
+    ORDER BY due_at, id LIMIT :most FOR UPDATE SKIP LOCKED
+)
+UPDATE batches b SET {_TO_ENQUEUED}, enqueued_at = :now FROM due WHERE b.id = due.id
+RETURNING b.id, CAST(b.channel AS text) AS channel, CAST(b.priority AS text) AS priority, b.send_at""")
+
+_NEXT_DUE: Final = text(f"SELECT min(due_at) FROM batches WHERE {_MAY_ENQUEUE}")
+
+_LEASE_OLDEST: Final = text(f"""
+WITH oldest AS MATERIALIZED (
+    SELECT id FROM batches WHERE {_MAY_LEASE} AND channel = CAST(:channel AS channel)
+    ORDER BY channel, priority, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+UPDATE batches b SET {_LEASE} FROM oldest WHERE b.id = oldest.id
+RETURNING {_LEASED_COLUMNS}""")
+
+_LEASE_ONE: Final = text(f"""
+UPDATE batches b SET {_LEASE} WHERE id = :id AND {_MAY_LEASE}
+RETURNING {_LEASED_COLUMNS}""")
+
+_RENEW: Final = text(f"""
+UPDATE batches SET lease_expires_at = :expires_at
+WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
+
+_COUNTS: Final = """
+    sent_count = sent_count + :sent, retried_count = retried_count + :retried, dead_count = dead_count + :dead,
+    expired_count = expired_count + :expired, cancelled_count = cancelled_count + :cancelled"""
+
+_FINISH: Final = text(f"""
+UPDATE batches SET {_TO_DONE}, lease_expires_at = NULL, finished_at = :now, {_COUNTS}
+WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
+
+_HAND_BACK: Final = text(f"""
+UPDATE batches
+SET {_TO_PENDING}, lease_expires_at = NULL, leased_by = NULL, enqueued_at = NULL, due_at = :due_at, {_COUNTS}
+WHERE id = :id AND lease_token = :lease_token AND {_MAY_HAND_BACK}""")
+
+_LAPSE_LEASES: Final = text(f"""
+UPDATE batches
+SET {_TO_LAPSED}, lease_expires_at = NULL, leased_by = NULL, enqueued_at = NULL, due_at = :now
+WHERE state = 'leased' AND lease_expires_at < :now""")
+
+_LAPSE_ENQUEUED: Final = text(f"""
+UPDATE batches SET {_TO_LAPSED}, enqueued_at = NULL, due_at = :now
+WHERE state = 'enqueued' AND enqueued_at < :deadline""")
+
+_LAPSE_UNPUBLISHED: Final = text(f"""
+UPDATE batches SET {_TO_LAPSED}, enqueued_at = NULL, due_at = :due_at
+WHERE id = ANY(CAST(:ids AS bigint[])) AND state = 'enqueued' AND enqueued_at = :enqueued_at""")
+
+_OVERDUE: Final = text(f"""
+WITH overdue AS MATERIALIZED (
+    SELECT b.id FROM batches b JOIN occasions o ON o.id = b.occasion_id
+    WHERE b.{_MAY_EXPIRE} AND b.send_at < :now - coalesce(o.lateness_limit, :lateness_limit)
+    ORDER BY b.id LIMIT :most FOR UPDATE OF b SKIP LOCKED
+)
+UPDATE batches b SET {_TO_EXPIRED}, finished_at = :now FROM overdue WHERE b.id = overdue.id
+RETURNING {_LEASED_COLUMNS}""")
+
+_COUNT_EXPIRED: Final = text("UPDATE batches SET expired_count = expired_count + :expired WHERE id = :id")
+
+_ADD_RETRY: Final = text("""
+INSERT INTO batches
+    (tenant_id, occasion_id, local_date, slot, channel, priority, send_at, due_at, attempt, user_ids, state,
+     lease_token, sent_count, retried_count, dead_count, expired_count, cancelled_count, created_at)
+VALUES (:tenant_id, :occasion_id, :local_date, :slot, CAST(:channel AS channel), CAST(:priority AS priority), :send_at,
+        :due_at, :attempt, CAST(:user_ids AS bigint[]), 'pending', 0, 0, 0, 0, 0, 0, :now)""")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReference:
+    """What a broker carries: which batch, and which queue it belongs in. Nothing personal."""
+
+    id: int
+    channel: Channel
+    priority: Priority
+    send_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedBatch:
+    """A batch, and the right to deliver it until `lease_expires_at`."""
+
+    id: int
+    lease_token: int
+    lease_expires_at: datetime | None
+    tenant_id: int
+    occasion_id: int
+    local_date: date
+    slot: int
+    channel: Channel
+    priority: Priority
+    send_at: datetime
+    due_at: datetime
+    attempt: int
+    user_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of a batch's messages under one lease."""
+
+    sent: int = 0
+    retried: int = 0
+    dead: int = 0
+    expired: int = 0
+    cancelled: int = 0
+
+
+def enqueue_due(connection: Connection, *, now: datetime, most: int) -> list[BatchReference]:
+    """Move up to `most` batches that are due at `now` to `enqueued`, oldest first, and name them.
+
+    They are to be published once this is committed; one that is not, or only perhaps, lapses by its
+    enqueue deadline and is enqueued again.
+    """
+    rows = connection.execute(_ENQUEUE_DUE, {"now": now, "most": most})
+    references = [
+        BatchReference(row.id, Channel(row.channel), Priority(row.priority), row.send_at) for row in rows
+    ]
+    return sorted(references, key=lambda reference: (reference.send_at, reference.id))
+
+
+def next_due(connection: Connection) -> datetime | None:
+    """When the next pending batch falls due; None if there is none."""
+    due: datetime | None = connection.execute(_NEXT_DUE).scalar_one()
+    return due
+
+
+def lease_oldest(
+    connection: Connection, channel: Channel, *, worker: str, expires_at: datetime
+) -> LeasedBatch | None:
+    """Lease the most urgent enqueued batch of a channel: by priority, then by send time."""
+    parameters = {"channel": channel.value, "worker": worker, "expires_at": expires_at}
+    return _leased(connection.execute(_LEASE_OLDEST, parameters).one_or_none())
+
+
+def lease(connection: Connection, batch_id: int, *, worker: str, expires_at: datetime) -> LeasedBatch | None:
+    """Lease the batch a broker named; None if it is not waiting to be leased (a redelivery, say)."""
+    parameters = {"id": batch_id, "worker": worker, "expires_at": expires_at}
+    return _leased(connection.execute(_LEASE_ONE, parameters).one_or_none())
+
+
+def renew(connection: Connection, batch: LeasedBatch, *, expires_at: datetime) -> None:
+    """Prolong a lease; raises LeaseLost if it is no longer held."""
+    parameters = {"id": batch.id, "lease_token": batch.lease_token, "expires_at": expires_at}
+    _require_lease(connection.execute(_RENEW, parameters).rowcount, batch)
+
+
+def finish(connection: Connection, batch: LeasedBatch, counts: Counts, *, now: datetime) -> None:
+    """Close a batch whose messages all have an outcome; raises LeaseLost if the lease is no longer held.
+
+    Called first in the transaction that writes the outcomes: it locks the lease until they are in.
+    """
+    parameters = _lease_parameters(batch, counts) | {"now": now}
+    _require_lease(connection.execute(_FINISH, parameters).rowcount, batch)
+
+
+def hand_back(connection: Connection, batch: LeasedBatch, counts: Counts, *, due_at: datetime) -> None:
+    """Return a batch with messages still to be sent, due again at `due_at`; raises LeaseLost."""
+    parameters = _lease_parameters(batch, counts) | {"due_at": due_at}
+    _require_lease(connection.execute(_HAND_BACK, parameters).rowcount, batch)
+
+
+def lapse_leases(connection: Connection, *, now: datetime) -> int:
+    """Make batches pending again whose worker has not come back; returns how many."""
+    return connection.execute(_LAPSE_LEASES, {"now": now}).rowcount
+
+
+def lapse_enqueued(connection: Connection, *, now: datetime, deadline: timedelta) -> int:
+    """Make batches pending again that nobody leased within `deadline` of being enqueued."""
+    return connection.execute(_LAPSE_ENQUEUED, {"now": now, "deadline": now - deadline}).rowcount
+
+
+def lapse_unpublished(
+    connection: Connection, references: Sequence[BatchReference], *, enqueued_at: datetime, due_at: datetime
+) -> int:
+    """Make batches due again at `due_at` whose publishing failed, or perhaps did: twice published is harmless."""
+    ids = [reference.id for reference in references]
+    parameters = {"ids": ids, "enqueued_at": enqueued_at, "due_at": due_at}
+    return connection.execute(_LAPSE_UNPUBLISHED, parameters).rowcount
+
+
+def expire_overdue(
+    connection: Connection, *, now: datetime, lateness_limit: timedelta, most: int
+) -> list[LeasedBatch]:
+    """Close up to `most` waiting batches whose messages are past their lateness limit, and return them.
+
+    `lateness_limit` holds for occasions that set none. Their messages must be expired in the same
+    transaction, and counted by `count_expired`.
+    """
+    rows = connection.execute(_OVERDUE, {"now": now, "lateness_limit": lateness_limit, "most": most})
+    return [batch for row in rows if (batch := _leased(row))]
+
+
+def count_expired(connection: Connection, batch_id: int, expired: int) -> None:
+    """Add messages that expired with their batch to its counter."""
+    connection.execute(_COUNT_EXPIRED, {"id": batch_id, "expired": expired})
+
+
+def add_retry(
+    connection: Connection,
+    origin: LeasedBatch,
+    user_ids: Sequence[int],
+    *,
+    attempt: int,
+    due_at: datetime,
+    now: datetime,
+) -> None:
+    """A batch for messages of `origin` that are to be tried again at `due_at`, after `attempt` attempts."""
+    parameters = {
+        "tenant_id": origin.tenant_id,
+        "occasion_id": origin.occasion_id,
+        "local_date": origin.local_date,
+        "slot": origin.slot,
+        "channel": origin.channel.value,
+        "priority": origin.priority.value,
+        "send_at": origin.send_at,
+        "due_at": due_at,
+        "attempt": attempt,
+        "user_ids": list(user_ids),
+        "now": now,
+    }
+    connection.execute(_ADD_RETRY, parameters)
+
+
+def _lease_parameters(batch: LeasedBatch, counts: Counts) -> dict[str, Any]:
+    return {"id": batch.id, "lease_token": batch.lease_token} | asdict(counts)
+
+
+def _require_lease(rows: int, batch: LeasedBatch) -> None:
+    if rows != 1:
+        raise LeaseLost(batch.id)
+
+
+def _leased(row: Row[Any] | None) -> LeasedBatch | None:
+    if row is None:
+        return None
+    return LeasedBatch(
+        id=row.id,
+        lease_token=row.lease_token,
+        lease_expires_at=row.lease_expires_at,
+        tenant_id=row.tenant_id,
+        occasion_id=row.occasion_id,
+        local_date=row.local_date,
+        slot=row.slot,
+        channel=Channel(row.channel),
+        priority=Priority(row.priority),
+        send_at=row.send_at,
+        due_at=row.due_at,
+        attempt=row.attempt,
+        user_ids=tuple(row.user_ids),
+    )

@@ -1,0 +1,200 @@
+"""Occasions and their watermarks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, datetime, time
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, text
+
+from scheduler.domain.local_time import GapPolicy, OverlapPolicy
+from scheduler.domain.occasion import (
+    Channel,
+    FixedRule,
+    LeapDayPolicy,
+    Occasion,
+    OccasionKind,
+    OnceRule,
+    Priority,
+    RecurrenceRule,
+    Rule,
+    SameDayPolicy,
+    YearlyRule,
+)
+from scheduler.domain.retry import RetryPolicy
+
+_COLUMNS: Final = """
+    id, tenant_id, key, name, kind, rule, local_times, honours_preferred_time,
+    CAST(channels AS text[]) AS channels, priority, subject, body, gap, overlap, leap_day, same_day, lateness_limit,
+    retry_max_attempts, retry_base_seconds, retry_cap_seconds, active, version, planned_through"""
+
+_INSERT: Final = text("""
+INSERT INTO occasions
+    (tenant_id, key, name, kind, rule, local_times, honours_preferred_time, channels, priority, subject, body, gap,
+     overlap, leap_day, same_day, lateness_limit, retry_max_attempts, retry_base_seconds, retry_cap_seconds, active,
+     version, planned_through, created_at, updated_at)
+VALUES
+    (:tenant_id, :key, :name, :kind, CAST(:rule AS jsonb), CAST(:local_times AS time[]), :honours_preferred_time,
+     CAST(:channels AS channel[]), CAST(:priority AS priority), :subject, :body, :gap, :overlap, :leap_day, :same_day,
+     :lateness_limit, :retry_max_attempts, :retry_base_seconds, :retry_cap_seconds, :active, 1, NULL, :now, :now)
+RETURNING id""")
+
+_UPDATE: Final = text("""
+UPDATE occasions
+SET name = :name, kind = :kind, rule = CAST(:rule AS jsonb), local_times = CAST(:local_times AS time[]),
+    honours_preferred_time = :honours_preferred_time, channels = CAST(:channels AS channel[]),
+    priority = CAST(:priority AS priority), subject = :subject, body = :body, gap = :gap, overlap = :overlap,
+    leap_day = :leap_day, same_day = :same_day, lateness_limit = :lateness_limit,
+    retry_max_attempts = :retry_max_attempts, retry_base_seconds = :retry_base_seconds,
+    retry_cap_seconds = :retry_cap_seconds, active = :active, version = version + 1, updated_at = :now
+WHERE id = :id AND version = :version""")
+
+_LIST: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE tenant_id = :tenant_id ORDER BY id")
+_READ: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE tenant_id = :tenant_id AND key = :key")
+_BY_ID: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE id = ANY(CAST(:ids AS integer[]))")
+_ACTIVE: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE active ORDER BY id")
+_ACTIVE_OF: Final = text(
+    f"SELECT {_COLUMNS} FROM occasions WHERE active AND tenant_id = :tenant_id ORDER BY id"
+)
+
+_ADVANCE: Final = text("""
+UPDATE occasions SET planned_through = :through
+WHERE id = :id AND version = :version AND active AND planned_through IS NOT DISTINCT FROM :found""")
+
+
+def add(connection: Connection, occasion: Occasion, *, now: datetime) -> Occasion:
+    """Store a new occasion (its `id` is ignored) and return it with the id it was given."""
+    occasion_id = connection.execute(_INSERT, _parameters(occasion) | {"now": now}).scalar_one()
+    return replace(occasion, id=occasion_id, version=1, planned_through=None)
+
+
+def change(connection: Connection, occasion: Occasion, *, now: datetime) -> bool:
+    """Store an edited occasion; False where somebody edited `occasion.version` first."""
+    parameters = _parameters(occasion) | {"id": occasion.id, "version": occasion.version, "now": now}
+    return connection.execute(_UPDATE, parameters).rowcount == 1
+
+
+def list_all(connection: Connection, tenant_id: int) -> list[Occasion]:
+    """A tenant's occasions, oldest first."""
+    return [_occasion(row) for row in connection.execute(_LIST, {"tenant_id": tenant_id})]
+
+
+def find(connection: Connection, tenant_id: int, key: str) -> Occasion | None:
+    """A tenant's occasion by its key."""
+    row = connection.execute(_READ, {"tenant_id": tenant_id, "key": key}).one_or_none()
+    return None if row is None else _occasion(row)
+
+
+def by_id(connection: Connection, occasion_ids: Sequence[int]) -> dict[int, Occasion]:
+    """Occasions of any tenant by id; unknown ids are left out."""
+    return {row.id: _occasion(row) for row in connection.execute(_BY_ID, {"ids": list(occasion_ids)})}
+
+
+def active(connection: Connection, tenant_id: int | None = None) -> list[Occasion]:
+    """The occasions that send, of one tenant or of all."""
+    if tenant_id is None:
+        rows = connection.execute(_ACTIVE)
+    else:
+        rows = connection.execute(_ACTIVE_OF, {"tenant_id": tenant_id})
+    return [_occasion(row) for row in rows]
+
+
+def advance_watermark(connection: Connection, occasion: Occasion, through: datetime) -> bool:
+    """Move the watermark from where `occasion` has it to `through`, locking the occasion until commit.
+
+    False: another planner moved it or somebody edited the occasion; the caller must write nothing.
+    """
+    parameters = {
+        "id": occasion.id,
+        "version": occasion.version,
+        "found": occasion.planned_through,
+        "through": through,
+    }
+    return connection.execute(_ADVANCE, parameters).rowcount == 1
+
+
+def _parameters(occasion: Occasion) -> dict[str, Any]:
+    kind, rule = _rule_to_row(occasion.rule)
+    retry = occasion.retry
+    return {
+        "tenant_id": occasion.tenant_id,
+        "key": occasion.key,
+        "name": occasion.name,
+        "kind": kind.value,
+        "rule": json.dumps(rule),
+        "local_times": list(occasion.local_times),
+        "honours_preferred_time": occasion.honours_preferred_time,
+        "channels": [channel.value for channel in occasion.channels],
+        "priority": occasion.priority.value,
+        "subject": occasion.subject,
+        "body": occasion.body,
+        "gap": occasion.gap.value,
+        "overlap": occasion.overlap.value,
+        "leap_day": occasion.leap_day.value,
+        "same_day": occasion.same_day.value,
+        "lateness_limit": occasion.lateness_limit,
+        "retry_max_attempts": retry.max_attempts if retry else None,
+        "retry_base_seconds": retry.base_seconds if retry else None,
+        "retry_cap_seconds": retry.cap_seconds if retry else None,
+        "active": occasion.active,
+    }
+
+
+def _rule_to_row(rule: Rule) -> tuple[OccasionKind, dict[str, Any]]:
+    match rule:
+        case YearlyRule(date_name, offset_days):
+            return OccasionKind.YEARLY, {"date_name": date_name, "offset_days": offset_days}
+        case FixedRule(month, day):
+            return OccasionKind.FIXED, {"month": month, "day": day}
+        case RecurrenceRule(rrule, starts_on):
+            return OccasionKind.RRULE, {"rrule": rrule, "starts_on": starts_on.isoformat()}
+        case OnceRule(on):
+            return OccasionKind.ONCE, {"on": on.isoformat()}
+
+
+def _rule_from_row(kind: str, rule: dict[str, Any]) -> Rule:
+    match OccasionKind(kind):
+        case OccasionKind.YEARLY:
+            return YearlyRule(rule["date_name"], rule["offset_days"])
+        case OccasionKind.FIXED:
+            return FixedRule(rule["month"], rule["day"])
+        case OccasionKind.RRULE:
+            return RecurrenceRule(rule["rrule"], date.fromisoformat(rule["starts_on"]))
+        case OccasionKind.ONCE:
+            return OnceRule(date.fromisoformat(rule["on"]))
+
+
+def _occasion(row: Row[Any]) -> Occasion:
+    local_times: list[time] = row.local_times
+    planned_through: datetime | None = row.planned_through
+    return Occasion(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        key=row.key,
+        name=row.name,
+        rule=_rule_from_row(row.kind, row.rule),
+        local_times=tuple(local_times),
+        honours_preferred_time=row.honours_preferred_time,
+        channels=tuple(Channel(channel) for channel in row.channels),
+        priority=Priority(row.priority),
+        subject=row.subject,
+        body=row.body,
+        gap=GapPolicy(row.gap),
+        overlap=OverlapPolicy(row.overlap),
+        leap_day=LeapDayPolicy(row.leap_day),
+        same_day=SameDayPolicy(row.same_day),
+        lateness_limit=row.lateness_limit,
+        retry=_retry_policy(row),
+        active=row.active,
+        version=row.version,
+        planned_through=planned_through,
+    )
+
+
+def _retry_policy(row: Row[Any]) -> RetryPolicy | None:
+    if row.retry_max_attempts is None:
+        return None
+    return RetryPolicy(row.retry_max_attempts, row.retry_base_seconds, row.retry_cap_seconds)

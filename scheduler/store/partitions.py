@@ -1,0 +1,81 @@
+"""Monthly partitions of the message log, made ahead of need.
+
+A partition holds the messages of one month of local dates. Planning asks for those it will write to
+before it writes, so it never fails for lack of one.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, Engine, text
+
+from scheduler.store.locks import exclude_partition_creation
+
+# Half a page stays free for the two updates of each message, so that both are heap-only (TRAPS: 75 is too tight).
+_FILLFACTOR: Final = 50
+_LOCK_TIMEOUT: Final = "5s"
+
+_EXISTING: Final = text("""
+SELECT child.relname FROM pg_inherits
+JOIN pg_class child ON child.oid = pg_inherits.inhrelid
+WHERE pg_inherits.inhparent = 'message_log'::regclass""")
+
+
+class Partitions:
+    """Knows which partitions exist, so that asking costs nothing once they do."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: frozenset[str] = frozenset()
+
+    def ensure(self, first: date, last: date) -> int:
+        """Make sure every local date from `first` through `last` has its partition; returns how many were made."""
+        wanted = _months(first, last)
+        if self._known.issuperset(_name(month) for month in wanted):
+            return 0
+        with self._engine.begin() as connection:
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
+            exclude_partition_creation(connection)
+            existing = _existing(connection)
+            missing = [month for month in wanted if _name(month) not in existing]
+            for month in missing:
+                _create(connection, month)
+        self._known = frozenset(existing | {_name(month) for month in missing})
+        return len(missing)
+
+
+def _existing(connection: Connection) -> set[str]:
+    return set(connection.execute(_EXISTING).scalars())
+
+
+def _create(connection: Connection, month: date) -> None:
+    """Attach a table made beforehand: that locks the log less than creating a partition in place."""
+    name, following = _name(month), _following(month)
+    connection.execute(
+        text(
+            f"CREATE TABLE {name} (LIKE message_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
+            f" WITH (fillfactor = {_FILLFACTOR})"
+        )
+    )
+    connection.execute(
+        text(
+            f"ALTER TABLE message_log ATTACH PARTITION {name} FOR VALUES FROM ('{month}') TO ('{following}')"
+        )
+    )
+
+
+def _months(first: date, last: date) -> list[date]:
+    months = [first.replace(day=1)]
+    while (following := _following(months[-1])) <= last:
+        months.append(following)
+    return months
+
+
+def _following(month: date) -> date:
+    return (month + timedelta(days=31)).replace(day=1)
+
+
+def _name(month: date) -> str:
+    return f"message_log_{month:%Y_%m}"

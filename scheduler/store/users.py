@@ -1,0 +1,310 @@
+"""Users and their named dates.
+
+Writes take whole users as JSON and spread them over the tables in one statement, however many they
+are. There is no foreign key between the two tables: checked row by row, it would cost an import more
+than the rows do. Only this module writes either of them, and always both in one statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import Any, Final
+
+from psycopg.errors import UniqueViolation
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.exc import IntegrityError
+
+from scheduler.domain.user import UserInput
+from scheduler.errors import Conflict
+
+_USERS_AS_JSON: Final = TypeAdapter(list[UserInput])
+
+_INPUT: Final = """
+input AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(CAST(:users AS json)) AS input (
+        external_id text, first_name text, last_name text, email text, phone text, timezone text, locale text,
+        preferred_time time, dates json, attributes jsonb)
+)"""
+
+_DATES: Final = """
+input_dates AS MATERIALIZED (
+    SELECT w.id AS user_id, each.key AS name, CAST(each.value AS date) AS value
+    FROM written w JOIN input i ON i.external_id = w.external_id CROSS JOIN LATERAL json_each_text(i.dates) AS each
+),
+removed_dates AS (
+    DELETE FROM user_dates d USING written w
+    WHERE d.user_id = w.id AND NOT w.created AND NOT EXISTS (
+        SELECT FROM input_dates kept WHERE kept.user_id = d.user_id AND kept.name = d.name)
+),
+written_dates AS (
+    INSERT INTO user_dates (user_id, name, tenant_id, value)
+    SELECT user_id, name, :tenant_id, value FROM input_dates
+    ON CONFLICT (user_id, name) DO UPDATE SET value = excluded.value WHERE user_dates.value <> excluded.value
+)"""
+
+_CHANGES: Final = """
+    first_name = {new}.first_name, last_name = {new}.last_name, email = {new}.email, phone = {new}.phone,
+    timezone = {new}.timezone, locale = {new}.locale, preferred_time = {new}.preferred_time,
+    attributes = {new}.attributes, version = {old}.version + 1, updated_at = :now"""
+
+_INSERT: Final = f"""
+WITH {_INPUT},
+written AS (
+    INSERT INTO users
+        (id, tenant_id, external_id, first_name, last_name, email, phone, timezone, locale, preferred_time,
+         attributes, version, created_at, updated_at)
+    SELECT coalesce(d.user_id, nextval(pg_get_serial_sequence('users', 'id'))), :tenant_id, i.external_id,
+           i.first_name, i.last_name, i.email, i.phone, i.timezone, i.locale, i.preferred_time, i.attributes,
+           coalesce(d.version, 0) + 1, :now, :now
+    FROM input i
+    LEFT JOIN deleted_users d ON d.tenant_id = :tenant_id AND d.external_id = i.external_id
+    ORDER BY i.external_id
+    {{on_conflict}}
+    RETURNING id, external_id, xmax = 0 AS created
+),
+{_DATES}
+SELECT id, created FROM written"""
+
+_CREATE: Final = text(_INSERT.format(on_conflict=""))
+
+# xmax is set on a row that was there and is updated, and zero on a new one.
+_UPSERT: Final = text(
+    _INSERT.format(
+        on_conflict="ON CONFLICT (tenant_id, external_id) DO UPDATE SET "
+        + _CHANGES.format(new="excluded", old="users")
+    )
+)
+
+_REPLACE: Final = text(f"""
+WITH {_INPUT},
+written AS (
+    UPDATE users u SET external_id = i.external_id, {_CHANGES.format(new="i", old="u")}
+    FROM input i WHERE u.id = :user_id AND u.tenant_id = :tenant_id
+    RETURNING u.id, u.external_id, false AS created
+),
+{_DATES}
+SELECT id FROM written""")
+
+_DELETE: Final = text("""
+WITH removed AS (
+    DELETE FROM users WHERE id = :user_id AND tenant_id = :tenant_id RETURNING id, tenant_id, external_id, version
+),
+removed_dates AS (
+    DELETE FROM user_dates USING removed WHERE user_dates.user_id = removed.id
+),
+remembered AS (
+    INSERT INTO deleted_users (tenant_id, external_id, user_id, version, deleted_at)
+    SELECT tenant_id, external_id, id, version, :now FROM removed
+    ON CONFLICT (tenant_id, external_id)
+    DO UPDATE SET user_id = excluded.user_id, version = excluded.version, deleted_at = excluded.deleted_at
+)
+SELECT id FROM removed""")
+
+_SELECT: Final = """
+SELECT u.id, u.external_id, u.first_name, u.last_name, u.email, u.phone, u.timezone, u.locale, u.preferred_time,
+       u.attributes, u.version, u.created_at, u.updated_at,
+       coalesce((SELECT jsonb_object_agg(d.name, d.value) FROM user_dates d WHERE d.user_id = u.id), '{}') AS dates
+FROM users u WHERE u.tenant_id = :tenant_id"""
+
+_BY_ID: Final = text(f"{_SELECT} AND u.id = :user_id")
+_BY_ID_LOCKED: Final = text(f"{_SELECT} AND u.id = :user_id FOR UPDATE OF u")
+_BY_EXTERNAL_ID: Final = text(f"{_SELECT} AND u.external_id = :external_id")
+_PAGE: Final = text(f"{_SELECT} AND u.id > :after ORDER BY u.id LIMIT :most")
+_PAGE_OF_ZONE: Final = text(
+    f"{_SELECT} AND u.timezone = :timezone AND u.id > :after ORDER BY u.id LIMIT :most"
+)
+
+_LOCK: Final = text("""
+SELECT id FROM users WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE""")
+
+_RECIPIENTS: Final = text("""
+SELECT id, version, external_id, first_name, last_name, email, phone, locale FROM users
+WHERE id = ANY(CAST(:user_ids AS bigint[]))""")
+
+# A loose index scan: one look-up for each zone and chosen time, however many users live by it.
+_ZONE_TIMES: Final = text("""
+WITH RECURSIVE found AS (
+    (SELECT timezone, preferred_time FROM users WHERE tenant_id = :tenant_id
+     ORDER BY timezone, preferred_time NULLS LAST LIMIT 1)
+    UNION ALL
+    SELECT following.timezone, following.preferred_time
+    FROM found CROSS JOIN LATERAL (
+        (SELECT u.timezone, u.preferred_time FROM users u
+         WHERE u.tenant_id = :tenant_id AND u.timezone = found.timezone
+           AND found.preferred_time IS NOT NULL
+           AND (u.preferred_time > found.preferred_time OR u.preferred_time IS NULL)
+         ORDER BY u.timezone, u.preferred_time NULLS LAST LIMIT 1)
+        UNION ALL
+        (SELECT u.timezone, u.preferred_time FROM users u
+         WHERE u.tenant_id = :tenant_id AND u.timezone > found.timezone
+         ORDER BY u.timezone, u.preferred_time NULLS LAST LIMIT 1)
+        LIMIT 1
+    ) AS following
+)
+SELECT timezone, preferred_time FROM found""")
+
+_ZONE_TIMES_OF: Final = text("""
+SELECT DISTINCT timezone, preferred_time FROM users WHERE id = ANY(CAST(:user_ids AS bigint[]))""")
+
+_IDS_AFTER: Final = text("""
+SELECT id FROM users WHERE tenant_id = :tenant_id AND id > :after ORDER BY id LIMIT :most""")
+
+_COUNT: Final = text("SELECT count(*) FROM users WHERE tenant_id = :tenant_id")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUser:
+    """A user as stored. `version` grows with every edit."""
+
+    id: int
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    values: UserInput
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """What a worker needs of a user to write to them."""
+
+    id: int
+    version: int
+    external_id: str
+    first_name: str
+    last_name: str
+    email: str | None
+    phone: str | None
+    locale: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """What a bulk write did: the ids of all users written, and how many of them are new."""
+
+    user_ids: tuple[int, ...]
+    created: int
+
+
+def create(connection: Connection, tenant_id: int, user: UserInput, *, now: datetime) -> int:
+    """Add a user and return their id: the old one where the external id was deleted before.
+
+    Raises Conflict where the external id is taken; the transaction is then lost.
+    """
+    try:
+        return int(connection.execute(_CREATE, _parameters(tenant_id, [user], now)).one().id)
+    except IntegrityError as error:
+        raise _conflict(error, user) from None
+
+
+def upsert(connection: Connection, tenant_id: int, users: Sequence[UserInput], *, now: datetime) -> Upserted:
+    """Add or replace users by their external ids, which must differ from each other."""
+    rows = connection.execute(_UPSERT, _parameters(tenant_id, users, now)).all()
+    return Upserted(tuple(row.id for row in rows), sum(row.created for row in rows))
+
+
+def replace(connection: Connection, tenant_id: int, user_id: int, user: UserInput, *, now: datetime) -> bool:
+    """Replace all of a user; False where there is none. Raises Conflict where the new external id is taken."""
+    parameters = _parameters(tenant_id, [user], now) | {"user_id": user_id}
+    try:
+        return connection.execute(_REPLACE, parameters).one_or_none() is not None
+    except IntegrityError as error:
+        raise _conflict(error, user) from None
+
+
+def delete(connection: Connection, tenant_id: int, user_id: int, *, now: datetime) -> bool:
+    """Delete a user and everything personal; their id stays known by the external id. False: there is none."""
+    parameters = {"tenant_id": tenant_id, "user_id": user_id, "now": now}
+    return connection.execute(_DELETE, parameters).one_or_none() is not None
+
+
+def find(connection: Connection, tenant_id: int, user_id: int, *, lock: bool = False) -> StoredUser | None:
+    """A user by id; `lock` keeps others from editing them until the transaction ends."""
+    statement = _BY_ID_LOCKED if lock else _BY_ID
+    return _stored(connection.execute(statement, {"tenant_id": tenant_id, "user_id": user_id}).one_or_none())
+
+
+def find_external(connection: Connection, tenant_id: int, external_id: str) -> StoredUser | None:
+    """A user by external id."""
+    parameters = {"tenant_id": tenant_id, "external_id": external_id}
+    return _stored(connection.execute(_BY_EXTERNAL_ID, parameters).one_or_none())
+
+
+def page(
+    connection: Connection, tenant_id: int, *, after: int, most: int, timezone: str | None = None
+) -> list[StoredUser]:
+    """Up to `most` users in order of id, from the first one after the id `after`."""
+    parameters = {"tenant_id": tenant_id, "after": after, "most": most}
+    if timezone is None:
+        rows = connection.execute(_PAGE, parameters)
+    else:
+        rows = connection.execute(_PAGE_OF_ZONE, parameters | {"timezone": timezone})
+    return [user for row in rows if (user := _stored(row))]
+
+
+def lock(connection: Connection, user_ids: Sequence[int]) -> list[int]:
+    """Keep others from editing these users until the transaction ends; returns those who exist."""
+    return list(connection.execute(_LOCK, {"user_ids": list(user_ids)}).scalars())
+
+
+def recipients(connection: Connection, user_ids: Sequence[int]) -> dict[int, Recipient]:
+    """The users of these ids who still exist, by id."""
+    rows = connection.execute(_RECIPIENTS, {"user_ids": list(user_ids)})
+    return {row.id: Recipient(*row) for row in rows}
+
+
+def zone_times(connection: Connection, tenant_id: int) -> list[tuple[str, time | None]]:
+    """Each time zone and preferred time (None: none) that a tenant's users live by, once."""
+    rows = connection.execute(_ZONE_TIMES, {"tenant_id": tenant_id})
+    return [(row.timezone, row.preferred_time) for row in rows]
+
+
+def zone_times_of(connection: Connection, user_ids: Sequence[int]) -> list[tuple[str, time | None]]:
+    """Each time zone and preferred time that these users live by, once."""
+    rows = connection.execute(_ZONE_TIMES_OF, {"user_ids": list(user_ids)})
+    return [(row.timezone, row.preferred_time) for row in rows]
+
+
+def id_chunks(connection: Connection, tenant_id: int, size: int) -> Iterator[list[int]]:
+    """All ids of a tenant's users, `size` at a time."""
+    after = 0
+    while ids := list(
+        connection.execute(_IDS_AFTER, {"tenant_id": tenant_id, "after": after, "most": size}).scalars()
+    ):
+        yield ids
+        after = ids[-1]
+
+
+def count(connection: Connection, tenant_id: int) -> int:
+    """How many users a tenant has."""
+    return int(connection.execute(_COUNT, {"tenant_id": tenant_id}).scalar_one())
+
+
+def _parameters(tenant_id: int, users: Sequence[UserInput], now: datetime) -> dict[str, Any]:
+    return {"tenant_id": tenant_id, "users": _USERS_AS_JSON.dump_json(list(users)).decode(), "now": now}
+
+
+def _conflict(error: IntegrityError, user: UserInput) -> Exception:
+    if isinstance(error.orig, UniqueViolation):
+        return Conflict(f"a user with external_id {user.external_id!r} exists already")
+    return error
+
+
+def _stored(row: Row[Any] | None) -> StoredUser | None:
+    if row is None:
+        return None
+    values = UserInput.model_construct(
+        external_id=row.external_id,
+        first_name=row.first_name,
+        last_name=row.last_name,
+        email=row.email,
+        phone=row.phone,
+        timezone=row.timezone,
+        locale=row.locale,
+        preferred_time=row.preferred_time,
+        dates={name: date.fromisoformat(value) for name, value in sorted(row.dates.items())},
+        attributes=row.attributes,
+    )
+    return StoredUser(row.id, row.version, row.created_at, row.updated_at, values)

@@ -1,0 +1,1 @@
+"""Delivers: leases batches, renders their messages and hands them to providers."""

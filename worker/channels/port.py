@@ -1,0 +1,104 @@
+"""What a worker and a provider say to each other.
+
+A provider takes rendered messages and answers, for each of them, what became of it. It retries nothing:
+whether and when a message is tried again is decided from the log, by those who hold its lease.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from scheduler.domain.occasion import Channel
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """One rendered message on its way to one address.
+
+    `id` is the text of its `MessageKey`: the same at every attempt, and given to the provider as the
+    idempotency key. `fields` are the values the text was rendered from, for providers with templates of
+    their own. Personal data stays out of its `repr`, and so out of logs and tracebacks.
+    """
+
+    id: str
+    channel: Channel
+    address: str = field(repr=False)
+    subject: str = field(repr=False)
+    text: str = field(repr=False)
+    fields: Mapping[str, str] = field(repr=False)
+
+
+class FailureKind(StrEnum):
+    """Whom a failure concerns, and what is known of the message after it."""
+
+    RETRYABLE = "retryable"
+    """Not accepted, and the same message may well be accepted later."""
+
+    PERMANENT = "permanent"
+    """Not accepted, and never will be as it stands: the message is at fault."""
+
+    PROVIDER = "provider"
+    """Not accepted, and neither will any other be: the provider refuses us, or is set up wrongly."""
+
+    UNKNOWN = "unknown"
+    """The message was sent, no answer came: it may have been accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The provider has taken the message over, at the instant `at` (UTC)."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt ended at the instant `at` (UTC) without an acceptance.
+
+    `category` is a constant word to count by (`http_503`, `timeout`); `detail` is one bounded line for
+    people, without personal data. `retry_after` is the wait the provider asked for, positive and not yet
+    held against any limit of ours.
+    """
+
+    kind: FailureKind
+    category: str
+    detail: str
+    retry_after: timedelta | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NotAttempted:
+    """Handed back: it was never sent. Stop was asked, or the time for the batch ran out, before its turn."""
+
+
+Outcome = Accepted | Failed | NotAttempted
+
+
+class StopSignal(Protocol):
+    """Asked by a provider between messages and while it waits; must answer at once and from any thread."""
+
+    def start_no_more(self) -> bool:
+        """Whether no further message may be sent; what is in flight is still waited for."""
+
+    def abandon(self) -> bool:
+        """Whether what is in flight must be given up as well."""
+
+
+class Provider(Protocol):
+    """Hands messages to the outside world. Used by one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """A constant word for logs, counters and the provider's circuit."""
+
+    def deliver(self, messages: Sequence[OutgoingMessage], stop: StopSignal) -> list[Outcome]:
+        """Try each message once, within a bounded time; one outcome per message, in the order given.
+
+        Never raises for what a provider, the network or the content of a message does: that is an outcome.
+        """
+
+    def close(self) -> None:
+        """Let go of connections and files. May be called twice; nothing is delivered afterwards."""

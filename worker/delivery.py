@@ -1,0 +1,218 @@
+"""Deliver one leased batch: claim, render, call the provider, record.
+
+Nothing is open towards the database while the provider is called. The claim is committed first, so
+that a crash leaves `sending` behind (outcome unknown: the same key is tried again under the next
+lease); the outcomes are written in one transaction that begins by closing the batch under its lease
+token, so that a worker whose lease has lapsed writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from random import Random
+from typing import Final
+
+from loguru import logger
+from sqlalchemy import Connection, Engine
+
+from scheduler.clock import Clock
+from scheduler.domain.message import OUTCOME_UNKNOWN, MessageKey, NotSentReason
+from scheduler.domain.occasion import Channel, Occasion
+from scheduler.domain.retry import RetryPolicy
+from scheduler.planner import Planner
+from scheduler.store import batches, failures, messages, occasions, users
+from scheduler.store.batches import Counts, LeasedBatch
+from scheduler.store.database import in_transaction
+from scheduler.store.failures import FailedAttempt
+from scheduler.store.messages import ClaimedMessage
+from worker.channels.port import OutgoingMessage, Provider, StopSignal
+from worker.claims import ReadyMessage, SortedClaims, sort_claims
+from worker.results import BatchResult, sort_outcomes
+from worker.templates import Template, compile_template
+
+TEMPLATE_FIELDS: Final = frozenset({"first_name", "last_name", "external_id", "occasion", "local_date"})
+"""What a text may name in braces."""
+
+_NEVER_ANSWERED: Final = "the last attempt was begun and nothing is known of its end"
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPolicy:
+    """The settings that hold for occasions which set nothing of their own."""
+
+    lateness_limit: timedelta
+    retry: RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A claimed batch: what is to be sent, and what was decided without sending."""
+
+    occasion: Occasion
+    claims: SortedClaims
+    expired: int
+
+
+class Deliverer:
+    """Delivers batches through one provider a channel. Used by one thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        planner: Planner,
+        providers: Mapping[Channel, Provider],
+        policy: DeliveryPolicy,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self._engine = engine
+        self._planner = planner
+        self._providers = providers
+        self._policy = policy
+        self._clock = clock
+        self._random = random
+
+    def deliver(self, batch: LeasedBatch, stop: StopSignal) -> Counts:
+        """Deliver what still belongs to `batch` and record it; returns what became of it.
+
+        Raises LeaseLost where the lease lapsed on the way: nothing of the outcomes is written, and the
+        next lease tries the same keys again.
+        """
+        prepared = in_transaction(self._engine, lambda connection: self._claim(connection, batch))
+        result = self._send(batch, prepared, stop)
+        counts = in_transaction(
+            self._engine, lambda connection: self._record(connection, batch, prepared, result)
+        )
+        logger.bind(
+            batch_id=batch.id,
+            occasion=prepared.occasion.key,
+            sent=counts.sent,
+            retried=counts.retried,
+            dead=counts.dead,
+            expired=counts.expired,
+            cancelled=counts.cancelled,
+            handed_back=len(result.not_attempted),
+        ).info("batch_delivered")
+        return counts
+
+    def _claim(self, connection: Connection, batch: LeasedBatch) -> _Prepared:
+        now = self._clock.now()
+        occasion = occasions.by_id(connection, [batch.occasion_id])[batch.occasion_id]
+        is_late = now > batch.send_at + (occasion.lateness_limit or self._policy.lateness_limit)
+        expired = messages.expire(connection, batch) if is_late else 0
+        claimed = messages.claim(connection, batch)
+        if is_late:
+            # Only what an earlier lease left in `sending` can be claimed past the limit: too late to try again.
+            return _Prepared(occasion, SortedClaims(exhausted=claimed), expired)
+        recipients = users.recipients(connection, [message.user_id for message in claimed])
+        claims = sort_claims(claimed, recipients, batch.channel, self._retry_policy(occasion).max_attempts)
+        if claims.stale:
+            self._replan(connection, batch, claims.stale, now)
+        return _Prepared(occasion, claims, expired)
+
+    def _replan(
+        self, connection: Connection, batch: LeasedBatch, user_ids: Sequence[int], now: datetime
+    ) -> None:
+        """Give back messages that were planned before their user was edited, and plan the user anew."""
+        messages.hand_back(connection, batch, user_ids)
+        present = users.lock(connection, user_ids)
+        self._planner.replan(connection, batch.tenant_id, present, now=now)
+        logger.bind(batch_id=batch.id, users=len(user_ids)).info("stale_messages_replanned")
+
+    def _send(self, batch: LeasedBatch, prepared: _Prepared, stop: StopSignal) -> BatchResult:
+        ready = prepared.claims.ready
+        policy = self._retry_policy(prepared.occasion)
+        if not ready:
+            return sort_outcomes([], policy, self._random)
+        outgoing = [_render(batch, prepared.occasion, message) for message in ready]
+        outcomes = self._providers[batch.channel].deliver(outgoing, stop)
+        return sort_outcomes(zip(ready, outcomes, strict=True), policy, self._random)
+
+    def _record(
+        self, connection: Connection, batch: LeasedBatch, prepared: _Prepared, result: BatchResult
+    ) -> Counts:
+        now = self._clock.now()
+        claims = prepared.claims
+        dead = result.dead + [_unanswered(message, now) for message in claims.exhausted]
+        counts = Counts(
+            sent=len(result.accepted),
+            retried=sum(len(user_ids) for user_ids in result.retries.values()),
+            dead=len(dead),
+            expired=prepared.expired,
+            cancelled=len(claims.deleted) + len(claims.unreachable),
+        )
+        if result.not_attempted:
+            batches.hand_back(connection, batch, counts, due_at=now)
+        else:
+            batches.finish(connection, batch, counts, now=now)
+        messages.accept(connection, batch, result.accepted)
+        messages.hand_back(connection, batch, result.not_attempted)
+        messages.cancel(connection, batch, claims.deleted, reason=NotSentReason.USER_DELETED)
+        messages.cancel(connection, batch, claims.unreachable, reason=NotSentReason.NO_ADDRESS)
+        self._record_retries(connection, batch, result, now)
+        self._record_failures(connection, batch, dead, result.failed)
+        return counts
+
+    def _record_retries(
+        self, connection: Connection, batch: LeasedBatch, result: BatchResult, now: datetime
+    ) -> None:
+        for retry, user_ids in sorted(result.retries.items()):
+            messages.retry(connection, batch, user_ids)
+            batches.add_retry(
+                connection, batch, user_ids, attempt=retry.attempt, due_at=retry.due_at, now=now
+            )
+
+    def _record_failures(
+        self,
+        connection: Connection,
+        batch: LeasedBatch,
+        dead: Sequence[FailedAttempt],
+        failed: Sequence[FailedAttempt],
+    ) -> None:
+        for category in sorted({letter.category for letter in dead}):
+            buried = [letter.user_id for letter in dead if letter.category == category]
+            messages.bury(connection, batch, buried, category=category)
+        failures.add_dead_letters(connection, batch, dead)
+        failures.add_attempts(connection, batch, self._providers[batch.channel].name, failed)
+
+    def _retry_policy(self, occasion: Occasion) -> RetryPolicy:
+        return occasion.retry or self._policy.retry
+
+
+def _render(batch: LeasedBatch, occasion: Occasion, message: ReadyMessage) -> OutgoingMessage:
+    recipient = message.recipient
+    fields = {
+        "first_name": recipient.first_name,
+        "last_name": recipient.last_name,
+        "external_id": recipient.external_id,
+        "occasion": occasion.key,
+        "local_date": batch.local_date.isoformat(),
+    }
+    key = MessageKey(batch.occasion_id, recipient.id, batch.local_date, batch.slot, batch.channel)
+    return OutgoingMessage(
+        id=key.text,
+        channel=batch.channel,
+        address=message.address,
+        subject=_template(occasion.subject).render(fields),
+        text=_template(occasion.body).render(fields),
+        fields=fields,
+    )
+
+
+@lru_cache(maxsize=1_000)
+def _template(source: str) -> Template:
+    return compile_template(source, TEMPLATE_FIELDS)
+
+
+def _unanswered(message: ClaimedMessage, now: datetime) -> FailedAttempt:
+    return FailedAttempt(
+        user_id=message.user_id,
+        attempt=message.attempt,
+        kind="unknown",
+        category=OUTCOME_UNKNOWN,
+        detail=_NEVER_ANSWERED,
+        failed_at=now,
+    )

@@ -1,0 +1,88 @@
+"""From a provider's answers to what is written in the log: pure decisions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from random import Random
+
+from scheduler.domain.message import OUTCOME_UNKNOWN
+from scheduler.domain.retry import RetryPolicy, decide_retry
+from scheduler.store.failures import FailedAttempt
+from worker.channels.port import Accepted, Failed, FailureKind, NotAttempted, Outcome
+from worker.claims import ReadyMessage
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Retry:
+    """The messages that share a retry batch: the same number of attempts behind them, due at one instant."""
+
+    due_at: datetime
+    attempt: int
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What became of the messages of one delivery."""
+
+    accepted: dict[int, datetime] = field(default_factory=dict)
+    retries: dict[Retry, list[int]] = field(default_factory=lambda: defaultdict(list))
+    dead: list[FailedAttempt] = field(default_factory=list)
+    failed: list[FailedAttempt] = field(default_factory=list)
+    """Every attempt that failed: those retried and those given up."""
+    not_attempted: list[int] = field(default_factory=list)
+
+
+def sort_outcomes(
+    outcomes: Iterable[tuple[ReadyMessage, Outcome]], policy: RetryPolicy, random: Random
+) -> BatchResult:
+    """Decide for each outcome whether the message is sent, tried again, given up, or handed back."""
+    result = BatchResult()
+    for message, outcome in outcomes:
+        match outcome:
+            case Accepted(at):
+                result.accepted[message.recipient.id] = at
+            case NotAttempted():
+                result.not_attempted.append(message.recipient.id)
+            case Failed():
+                _sort_failure(result, message, outcome, policy, random)
+    return result
+
+
+def _sort_failure(
+    result: BatchResult, message: ReadyMessage, failure: Failed, policy: RetryPolicy, random: Random
+) -> None:
+    attempt = FailedAttempt(
+        user_id=message.recipient.id,
+        attempt=message.attempt,
+        kind=failure.kind.value,
+        category=failure.category,
+        detail=failure.detail,
+        failed_at=failure.at,
+    )
+    result.failed.append(attempt)
+    decision = None
+    if failure.kind is not FailureKind.PERMANENT:
+        decision = decide_retry(policy, message.attempt, failure.retry_after, random)
+    if decision is None:
+        result.dead.append(_final(attempt, failure))
+    else:
+        # Whole seconds, so that the failures of one batch can share a batch again.
+        due_at = failure.at.replace(microsecond=0) + decision.retry_in
+        result.retries[Retry(due_at, message.attempt)].append(message.recipient.id)
+
+
+def _final(attempt: FailedAttempt, failure: Failed) -> FailedAttempt:
+    """The dead letter: a message that may have been accepted says so, whatever the last error was called."""
+    if failure.kind is not FailureKind.UNKNOWN:
+        return attempt
+    return FailedAttempt(
+        user_id=attempt.user_id,
+        attempt=attempt.attempt,
+        kind=attempt.kind,
+        category=OUTCOME_UNKNOWN,
+        detail=f"{failure.category}: {failure.detail}",
+        failed_at=attempt.failed_at,
+    )
