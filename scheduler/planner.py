@@ -12,7 +12,7 @@ Planning and replanning meet in the log without waiting for each other:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import groupby
@@ -58,7 +58,7 @@ class Planner:
     def __init__(self, engine: Engine, policy: PlanningPolicy) -> None:
         self._engine = engine
         self._policy = policy
-        self._partitions = Partitions(engine)
+        self._partitions = Partitions()
 
     @property
     def policy(self) -> PlanningPolicy:
@@ -69,7 +69,9 @@ class Planner:
         """Make the log's partitions for all that may be written from `now` on, and well ahead of it."""
         first = (now - self._lookback([])).date() - timedelta(days=1)
         last = (now + self._policy.horizon + PARTITIONS_AHEAD).date()
-        return self._partitions.ensure(first, last)
+        return in_transaction(
+            self._engine, lambda connection: self._partitions.ensure(connection, first, last)
+        )
 
     def plan(self, *, now: datetime, through: datetime) -> Planned:
         """Plan every active occasion from its watermark up to `through`; harmless to repeat.
@@ -119,11 +121,11 @@ class Planner:
             locks.share_planning(connection, occasion.tenant_id)
             if not occasions.advance_watermark(connection, occasion, slice_end):
                 return None
+            self._ensure_partitions(connection, slice_moments)
             return planning.plan_window(
                 connection, occasion, slice_moments, now=now, batch_size=self._policy.batch_size
             )
 
-        self._ensure_partitions(slice_moments)
         return in_transaction(self._engine, work)
 
     def replan(
@@ -183,7 +185,7 @@ class Planner:
                 occasion, zone_times, now - lookback, self._replanned_through(occasion, now)
             )
         ]
-        self._ensure_partitions(each.moment for each in found)
+        self._ensure_partitions(connection, [each.moment for each in found])
         return planning.replan_users(
             connection,
             user_ids,
@@ -203,10 +205,10 @@ class Planner:
         limits = [occasion.lateness_limit for occasion in covered if occasion.lateness_limit is not None]
         return max([_LEAST_LOOKBACK, self._policy.lateness_limit, *limits])
 
-    def _ensure_partitions(self, found: Iterable[Moment]) -> None:
+    def _ensure_partitions(self, connection: Connection, found: Sequence[Moment]) -> None:
         local_dates: list[date] = [moment.local_date for moment in found]
         if local_dates:
-            self._partitions.ensure(min(local_dates), max(local_dates))
+            self._partitions.ensure(connection, min(local_dates), max(local_dates))
 
 
 def _is_at_once(occasion: Occasion, moment: Moment, now: datetime) -> bool:

@@ -173,11 +173,14 @@ def _by_day(parts: Mapping[str, str]) -> frozenset[tuple[int, int]]:
 
 def _check_together(rule: Recurrence, parts: Mapping[str, str]) -> None:
     """The parts that exclude each other (RFC 5545 §3.3.10)."""
-    has_ordinals = any(ordinal for ordinal, _ in rule.by_day)
+    largest_ordinal = max((abs(ordinal) for ordinal, _ in rule.by_day), default=0)
+    has_ordinals = largest_ordinal > 0
+    within_month = rule.frequency == "MONTHLY" or bool(rule.by_month)
     weekly_or_daily = rule.frequency in ("WEEKLY", "DAILY")
     refusals = (
         (rule.count is not None and rule.until is not None, "COUNT and UNTIL exclude each other"),
         (has_ordinals and weekly_or_daily, f"BYDAY takes no ordinals with FREQ={rule.frequency}"),
+        (largest_ordinal > 5 and within_month, "BYDAY counts to 5 or -5 within a month"),
         (has_ordinals and bool(rule.by_week_number), "BYDAY takes no ordinals with BYWEEKNO"),
         (bool(rule.by_week_number) and rule.frequency != "YEARLY", "BYWEEKNO is for FREQ=YEARLY only"),
         (bool(rule.by_year_day) and rule.frequency != "YEARLY", "BYYEARDAY is for FREQ=YEARLY only"),

@@ -50,7 +50,9 @@ _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _DATE_MESSAGE: Final = "must be a real date written YYYY-MM-DD"
 _TIME_MESSAGE: Final = "must be a time of day in whole minutes written HH:MM"
-_ATTRIBUTE_MESSAGE: Final = "must be a string of up to 1000 characters without control characters, a finite number, true, false or null"
+_ATTRIBUTE_MESSAGE: Final = (
+    "must be a string of up to 1000 characters (no controls), a finite number, true, false or null"
+)
 
 
 def _parse_date(value: object) -> object:

@@ -9,45 +9,47 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
 from scheduler.store.locks import exclude_partition_creation
 
 # Half a page stays free for the two updates of each message, so that both are heap-only (TRAPS: 75 is too tight).
 _FILLFACTOR: Final = 50
-_LOCK_TIMEOUT: Final = "5s"
 
+# What this transaction itself has made may still be rolled back, so it is not to be remembered.
 _EXISTING: Final = text("""
-SELECT child.relname FROM pg_inherits
-JOIN pg_class child ON child.oid = pg_inherits.inhrelid
-WHERE pg_inherits.inhparent = 'message_log'::regclass""")
+SELECT child.relname AS name,
+       (link.xmin = CAST(pg_current_xact_id_if_assigned() AS xid)) IS NOT TRUE AS committed
+FROM pg_inherits link JOIN pg_class child ON child.oid = link.inhrelid
+WHERE link.inhparent = 'message_log'::regclass""")
 
 
 class Partitions:
     """Knows which partitions exist, so that asking costs nothing once they do."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self) -> None:
         self._known: frozenset[str] = frozenset()
 
-    def ensure(self, first: date, last: date) -> int:
-        """Make sure every local date from `first` through `last` has its partition; returns how many were made."""
+    def ensure(self, connection: Connection, first: date, last: date) -> int:
+        """Make sure every local date from `first` through `last` has its partition; returns how many were made.
+
+        They are made in the caller's transaction, which may write to them at once; whoever else needs
+        new ones waits until it ends.
+        """
         wanted = _months(first, last)
-        if self._known.issuperset(_name(month) for month in wanted):
+        if self._knows(wanted):
             return 0
-        with self._engine.begin() as connection:
-            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
-            exclude_partition_creation(connection)
-            existing = _existing(connection)
-            missing = [month for month in wanted if _name(month) not in existing]
-            for month in missing:
-                _create(connection, month)
-        self._known = frozenset(existing | {_name(month) for month in missing})
+        exclude_partition_creation(connection)
+        rows = connection.execute(_EXISTING).all()
+        self._known = frozenset(row.name for row in rows if row.committed)
+        existing = {row.name for row in rows}
+        missing = [month for month in wanted if _name(month) not in existing]
+        for month in missing:
+            _create(connection, month)
         return len(missing)
 
-
-def _existing(connection: Connection) -> set[str]:
-    return set(connection.execute(_EXISTING).scalars())
+    def _knows(self, months: list[date]) -> bool:
+        return self._known.issuperset(_name(month) for month in months)
 
 
 def _create(connection: Connection, month: date) -> None:

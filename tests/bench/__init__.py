@@ -1,0 +1,1 @@
+"""Measurements: rates printed, never asserted."""
