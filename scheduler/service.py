@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from scheduler.broker.port import Broker
 from scheduler.broker.postgres import PostgresBroker
+from scheduler.broker.rabbitmq import RabbitBroker
 from scheduler.clock import Clock, SystemClock
 from scheduler.cron import Cron
 from scheduler.errors import ConfigurationError
@@ -25,8 +26,9 @@ from scheduler.store.database import create_database_engine
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """The three jobs on one database."""
+    """The three jobs on one database, and the broker they publish to."""
 
+    broker: Broker
     precalculate: Precalculate
     enqueue: Enqueue
     recover: Recover
@@ -55,19 +57,18 @@ def planner_for(settings: Settings, engine: Engine) -> Planner:
 def broker_for(settings: Settings, engine: Engine, clock: Clock) -> Broker:
     """The broker that the settings name."""
     if settings.broker_url is not None:
-        raise ConfigurationError(
-            "DAYBREAK_BROKER_URL: got an address, but this release delivers through PostgreSQL only; "
-            "leave it unset"
-        )
+        return RabbitBroker(settings.broker_url.get_secret_value(), engine, clock)
     return PostgresBroker(engine, clock)
 
 
 def jobs_for(settings: Settings, engine: Engine, clock: Clock) -> Jobs:
     """The three jobs as the settings have them."""
     planner = planner_for(settings, engine)
+    broker = broker_for(settings, engine, clock)
     return Jobs(
+        broker=broker,
         precalculate=Precalculate(planner),
-        enqueue=Enqueue(engine, broker_for(settings, engine, clock), clock),
+        enqueue=Enqueue(engine, broker, clock),
         recover=Recover(engine, planner, timedelta(seconds=settings.enqueue_deadline_seconds)),
     )
 
@@ -95,5 +96,6 @@ def run_scheduler(settings: Settings, stop: Event) -> None:
         stop.wait()
     finally:
         cron.stop()
+        jobs.broker.close()
         engine.dispose()
         logger.info("scheduler_stopped")

@@ -46,8 +46,12 @@ class Broker(Protocol):
     def publish(self, batches: Sequence[BatchReference]) -> None:
         """Hand over batches that are committed as `enqueued`.
 
-        Raises BrokerUnavailable where any of them may not have arrived; all may be published again.
+        Raises BrokerUnavailable where any of them may not have arrived; all may be published again. To be
+        called every few seconds, with no batches if need be: that keeps a connection alive.
         """
 
     def consumer(self, worker: str, channels: Collection[Channel]) -> Consumer:
         """A consumer of the batches of `channels`, under the name `worker`."""
+
+    def close(self) -> None:
+        """Let go of the publishing connection; consumers are closed by themselves."""

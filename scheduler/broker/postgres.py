@@ -50,6 +50,9 @@ class PostgresBroker:
         """A consumer that takes turns between `channels`."""
         return PostgresConsumer(self._engine, self._clock, worker, channels)
 
+    def close(self) -> None:
+        """Nothing to let go of: the engine is not the broker's."""
+
 
 @dataclass(frozen=True, slots=True)
 class PostgresDelivery:

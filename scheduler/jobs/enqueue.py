@@ -50,6 +50,8 @@ class Enqueue:
                 unpublished += self._publish_later(references, now)
                 logger.bind(batches=len(references), cause=str(error)).warning("publish_failed")
                 break
+        else:
+            self._keep_alive()
         return {"enqueued": enqueued, "unpublished": unpublished}
 
     def run_until(self, stop: Event, until: datetime) -> Mapping[str, int]:
@@ -69,6 +71,12 @@ class Enqueue:
         with self._engine.connect() as connection:
             due = batches.next_due(connection)
         return rested if due is None else max(now, min(rested, due))
+
+    def _keep_alive(self) -> None:
+        try:
+            self._broker.publish(())
+        except BrokerUnavailable as error:
+            logger.bind(cause=str(error)).warning("broker_connection_lost")
 
     def _publish_later(self, references: list[BatchReference], now: datetime) -> int:
         def work(connection: Connection) -> int:

@@ -62,6 +62,8 @@ def rule_texts(draw: st.DrawFn) -> str:
     frequency = draw(st.sampled_from(sorted(BY_FREQUENCY)))
     choices = BY_FREQUENCY[frequency] | {"BYMONTH": numbers(1, 12)}
     names = draw(st.lists(st.sampled_from(sorted(choices)), max_size=2, unique=True))
+    if "BYMONTH" in names and frequency == "YEARLY":
+        choices["BYDAY"] = plain_days | ordinal_days(5)
     parts = [f"FREQ={frequency}", *(f"{name}={draw(choices[name])}" for name in names)]
     if names and frequency != "WEEKLY" and draw(st.booleans()):
         parts.append(f"BYSETPOS={draw(numbers(-6, 6))}")

@@ -1,4 +1,4 @@
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 
 import pytest
 
@@ -166,6 +166,18 @@ def test_the_window_includes_its_start_and_excludes_its_end() -> None:
     assert moments(once, [("UTC", None)], nine - instant, nine) == []
     assert moments(once, [("UTC", None)], nine + instant, nine + timedelta(days=1)) == []
     assert moments(once, [("UTC", None)], nine, nine) == []
+
+
+def test_the_window_may_be_given_in_any_zone() -> None:
+    far_west = timezone(timedelta(hours=-12))
+    daily = an_occasion(
+        rule=RecurrenceRule("FREQ=DAILY", date(2026, 1, 1)), local_times=(time(0), time(23, 59))
+    )
+    zone_times: list[tuple[str, time | None]] = [("Pacific/Kiritimati", None), ("Pacific/Pago_Pago", None)]
+    starts, ends = utc("2026-07-04T20:00"), utc("2026-07-05T11:00")
+    there = moments(daily, zone_times, starts.astimezone(far_west), ends.astimezone(far_west))
+    assert there == moments(daily, zone_times, starts, ends)
+    assert [moment.send_at.tzinfo for moment in there] == [UTC] * 3
 
 
 def test_a_yearly_occasion_has_a_moment_for_each_anchor() -> None:

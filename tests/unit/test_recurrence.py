@@ -127,6 +127,8 @@ def test_a_rule_that_never_occurs_costs_little(count: str) -> None:
         ("FREQ=MONTHLY;BYWEEKNO=1", "BYWEEKNO is for FREQ=YEARLY only"),
         ("FREQ=WEEKLY;BYDAY=1MO", "BYDAY takes no ordinals with FREQ=WEEKLY"),
         ("FREQ=YEARLY;BYWEEKNO=1;BYDAY=1MO", "BYDAY takes no ordinals with BYWEEKNO"),
+        ("FREQ=MONTHLY;BYDAY=6MO", "BYDAY counts to 5 or -5 within a month"),
+        ("FREQ=YEARLY;BYMONTH=5;BYDAY=-6MO", "BYDAY counts to 5 or -5 within a month"),
         ("FREQ=MONTHLY;BYDAY=0MO", "BYDAY lists weekdays such as MO"),
         ("FREQ=MONTHLY;BYDAY=1", "BYDAY lists weekdays such as MO"),
         ("FREQ=MONTHLY;BYSETPOS=1", "BYSETPOS needs another BY part"),

@@ -105,7 +105,16 @@ def test_only_strings_are_strings(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Zoë", "Ὅμηρος", "王秀英", "علی‌رضا", "O'Brien-Nuñez", "Ada 👩‍💻", "x" * 100]
+    "name",
+    [
+        "Zoë",
+        "Ὅμηρος",
+        "王秀英",
+        "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",
+        "O'Brien-Nuñez",
+        "Ada 👩\u200d💻",
+        "x" * 100,
+    ],
 )
 def test_names_are_those_of_people(name: str) -> None:
     assert UserInput.model_validate(ADA | {"first_name": name}).first_name == name

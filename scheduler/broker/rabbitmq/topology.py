@@ -1,0 +1,75 @@
+"""What is declared in RabbitMQ: one place, so that declared queues and consumed queues are the same.
+
+A direct exchange routes `channel.priority` to one durable quorum queue each. What a queue gives up,
+because a batch was delivered too often or its body makes no sense, goes to the dead-letter exchange
+and stays in its queue for an operator to look at; the batch itself lapses and is recovered by the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ChannelClosedByBroker
+
+from scheduler.domain.occasion import Channel, Priority
+from scheduler.errors import ConfigurationError
+
+EXCHANGE: Final = "daybreak"
+DEAD_LETTER_EXCHANGE: Final = "daybreak.dead"
+DEAD_LETTER_QUEUE: Final = "daybreak.dead"
+
+DELIVERY_LIMIT: Final = 20
+"""How often a batch is delivered without being settled. RabbitMQ 4 has this default, 3.x has none."""
+
+_PRECONDITION_FAILED: Final = 406
+
+
+def queue_name(channel: Channel, priority: Priority) -> str:
+    """The queue of the batches of one channel and priority."""
+    return f"{EXCHANGE}.{routing_key(channel, priority)}"
+
+
+def routing_key(channel: Channel, priority: Priority) -> str:
+    """How a batch finds its queue."""
+    return f"{channel}.{priority}"
+
+
+def queues_of(channels: Collection[Channel]) -> dict[str, Priority]:
+    """The queues that hold the batches of `channels`, each with its priority."""
+    return {queue_name(channel, priority): priority for channel in channels for priority in Priority}
+
+
+def declare(channel: BlockingChannel) -> None:
+    """Declare everything, and thereby check what is there already.
+
+    Raises ConfigurationError where a queue or exchange of the same name has other properties: that
+    is for an operator to decide on, not for us to delete.
+    """
+    try:
+        channel.exchange_declare(EXCHANGE, "direct", durable=True)
+        channel.exchange_declare(DEAD_LETTER_EXCHANGE, "fanout", durable=True)
+        channel.queue_declare(DEAD_LETTER_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+        channel.queue_bind(DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE, routing_key="")
+        for each in Channel:
+            for priority in Priority:
+                _declare_queue(channel, each, priority)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != _PRECONDITION_FAILED:
+            raise
+        raise ConfigurationError(
+            f"RabbitMQ has something under the same name that is not what Daybreak declares: {error.reply_text}; "
+            "delete it (no message is lost: the log enqueues again), or use another virtual host"
+        ) from error
+
+
+def _declare_queue(channel: BlockingChannel, each: Channel, priority: Priority) -> None:
+    name = queue_name(each, priority)
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
+    }
+    channel.queue_declare(name, durable=True, arguments=arguments)
+    channel.queue_bind(name, EXCHANGE, routing_key=routing_key(each, priority))
