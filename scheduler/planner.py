@@ -30,6 +30,7 @@ from scheduler.store import locks, occasions, planning, users
 from scheduler.store.database import in_transaction
 from scheduler.store.partitions import Partitions
 from scheduler.store.planning import OccasionMoment, Planned, Replanned
+from scheduler.store.users import ZoneTime
 
 REPLAN_MARGIN: Final = timedelta(hours=1)
 """How far past the horizon an edit plans: more than the clocks of two machines differ by."""
@@ -129,22 +130,31 @@ class Planner:
         return in_transaction(self._engine, work)
 
     def replan(
-        self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
+        self,
+        connection: Connection,
+        tenant_id: int,
+        user_ids: Sequence[int],
+        *,
+        now: datetime,
+        zone_times: Sequence[ZoneTime] | None = None,
     ) -> Replanned:
         """Make the log agree with these users as they are now, within the caller's transaction.
 
-        The users' rows must be locked by it; an update or an insert does that.
+        The users' rows must be locked by it; an update or an insert does that. `zone_times` saves
+        looking up the zones and preferred times they live by; more than they do is harmless.
         """
         locks.share_planning(connection, tenant_id)
         active = occasions.active(connection, tenant_id)
-        return self._replan(connection, user_ids, active, active, now)
+        if zone_times is None:
+            zone_times = users.zone_times_of(connection, user_ids)
+        return self._replan(connection, user_ids, zone_times, active, active, now)
 
     def remove(
         self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
     ) -> Replanned:
         """Remove what is scheduled for users who were deleted, of occasions that pause as well."""
         locks.share_planning(connection, tenant_id)
-        return self._replan(connection, user_ids, occasions.list_all(connection, tenant_id), [], now)
+        return self._replan(connection, user_ids, [], occasions.list_all(connection, tenant_id), [], now)
 
     def save_occasion(self, occasion: Occasion, *, now: datetime) -> Replanned:
         """Store an edited occasion and replan its future for everyone, in one transaction.
@@ -160,7 +170,8 @@ class Planner:
             planned = [occasion] if occasion.active else []
             total = Replanned()
             for user_ids in users.id_chunks(connection, occasion.tenant_id, _USERS_PER_STATEMENT):
-                total += self._replan(connection, user_ids, [occasion], planned, now)
+                zone_times = users.zone_times_of(connection, user_ids)
+                total += self._replan(connection, user_ids, zone_times, [occasion], planned, now)
             return total
 
         return in_transaction(self._engine, work)
@@ -169,6 +180,7 @@ class Planner:
         self,
         connection: Connection,
         user_ids: Sequence[int],
+        zone_times: Sequence[ZoneTime],
         covered: Sequence[Occasion],
         planned: Sequence[Occasion],
         now: datetime,
@@ -177,7 +189,6 @@ class Planner:
         if not user_ids or not covered:
             return Replanned()
         lookback = self._lookback(covered)
-        zone_times = users.zone_times_of(connection, user_ids)
         found = [
             OccasionMoment(occasion, moment, at_once=_is_at_once(occasion, moment, now))
             for occasion in planned

@@ -18,7 +18,7 @@ from scheduler.planner import Planner
 from scheduler.store import users
 from scheduler.store.database import in_transaction
 from scheduler.store.planning import Replanned
-from scheduler.store.users import StoredUser
+from scheduler.store.users import StoredUser, ZoneTime
 
 Result = TypeVar("Result")
 
@@ -52,8 +52,8 @@ class Registry:
         """Add a user. Raises InvalidInput, or Conflict where the external id is taken."""
 
         def work(connection: Connection, now: datetime) -> WrittenUser:
-            user_id = users.create(connection, tenant_id, user, now=now)
-            return self._written(connection, tenant_id, user_id, now)
+            stored = users.create(connection, tenant_id, user, now=now)
+            return self._replanned(connection, tenant_id, stored, now)
 
         self._check(user)
         return self._write(work)
@@ -62,9 +62,8 @@ class Registry:
         """Replace all of a user. Raises InvalidInput, NotFound, or Conflict where the external id is taken."""
 
         def work(connection: Connection, now: datetime) -> WrittenUser:
-            if not users.replace(connection, tenant_id, user_id, user, now=now):
-                raise NotFound("user", user_id)
-            return self._written(connection, tenant_id, user_id, now)
+            stored = users.replace(connection, tenant_id, user_id, user, now=now)
+            return self._replanned(connection, tenant_id, _found(stored, user_id), now)
 
         self._check(user)
         return self._write(work)
@@ -73,13 +72,11 @@ class Registry:
         """Change what `patch` names (RFC 7396). Raises InvalidInput, NotFound, Conflict or ValidationError."""
 
         def work(connection: Connection, now: datetime) -> WrittenUser:
-            stored = users.find(connection, tenant_id, user_id, lock=True)
-            if stored is None:
-                raise NotFound("user", user_id)
-            user = patched(stored.values, patch)
+            before = _found(users.find(connection, tenant_id, user_id, lock=True), user_id)
+            user = patched(before.values, patch)
             self._check(user)
-            users.replace(connection, tenant_id, user_id, user, now=now)
-            return self._written(connection, tenant_id, user_id, now)
+            stored = users.replace(connection, tenant_id, user_id, user, now=now)
+            return self._replanned(connection, tenant_id, _found(stored, user_id), now)
 
         return self._write(work)
 
@@ -98,7 +95,9 @@ class Registry:
 
         def work(connection: Connection, now: datetime) -> WrittenUsers:
             upserted = users.upsert(connection, tenant_id, batch, now=now)
-            replanned = self._planner.replan(connection, tenant_id, upserted.user_ids, now=now)
+            replanned = self._planner.replan(
+                connection, tenant_id, upserted.user_ids, now=now, zone_times=_zone_times(batch)
+            )
             updated = len(upserted.user_ids) - upserted.created
             return WrittenUsers(upserted.created, updated, replanned)
 
@@ -113,13 +112,24 @@ class Registry:
         if problems := self.problems(user):
             raise InvalidInput(problems)
 
-    def _written(self, connection: Connection, tenant_id: int, user_id: int, now: datetime) -> WrittenUser:
-        replanned = self._planner.replan(connection, tenant_id, [user_id], now=now)
-        stored = users.find(connection, tenant_id, user_id)
-        if stored is None:
-            raise NotFound("user", user_id)
+    def _replanned(
+        self, connection: Connection, tenant_id: int, stored: StoredUser, now: datetime
+    ) -> WrittenUser:
+        replanned = self._planner.replan(
+            connection, tenant_id, [stored.id], now=now, zone_times=_zone_times([stored.values])
+        )
         return WrittenUser(stored, replanned)
 
     def _write(self, work: Callable[[Connection, datetime], Result]) -> Result:
         """Run `work` in a transaction at the instant it begins."""
         return in_transaction(self._engine, lambda connection: work(connection, self._clock.now()))
+
+
+def _found(stored: StoredUser | None, user_id: int) -> StoredUser:
+    if stored is None:
+        raise NotFound("user", user_id)
+    return stored
+
+
+def _zone_times(batch: Sequence[UserInput]) -> list[ZoneTime]:
+    return list({(user.timezone, user.preferred_time) for user in batch})

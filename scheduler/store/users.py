@@ -20,6 +20,9 @@ from sqlalchemy.exc import IntegrityError
 from scheduler.domain.user import UserInput
 from scheduler.errors import Conflict
 
+ZoneTime = tuple[str, time | None]
+"""A time zone and a preferred time (None: none) that somebody lives by."""
+
 _USERS_AS_JSON: Final = TypeAdapter(list[UserInput])
 
 _INPUT: Final = """
@@ -63,10 +66,10 @@ written AS (
     LEFT JOIN deleted_users d ON d.tenant_id = :tenant_id AND d.external_id = i.external_id
     ORDER BY i.external_id
     {{on_conflict}}
-    RETURNING id, external_id, xmax = 0 AS created
+    RETURNING id, external_id, version, xmax = 0 AS created
 ),
 {_DATES}
-SELECT id, created FROM written"""
+SELECT id, version, created FROM written"""
 
 _CREATE: Final = text(_INSERT.format(on_conflict=""))
 
@@ -83,10 +86,10 @@ WITH {_INPUT},
 written AS (
     UPDATE users u SET external_id = i.external_id, {_CHANGES.format(new="i", old="u")}
     FROM input i WHERE u.id = :user_id AND u.tenant_id = :tenant_id
-    RETURNING u.id, u.external_id, false AS created
+    RETURNING u.id, u.external_id, u.version, u.created_at, false AS created
 ),
 {_DATES}
-SELECT id FROM written""")
+SELECT id, version, created_at FROM written""")
 
 _DELETE: Final = text("""
 WITH removed AS (
@@ -188,15 +191,16 @@ class Upserted:
     created: int
 
 
-def create(connection: Connection, tenant_id: int, user: UserInput, *, now: datetime) -> int:
-    """Add a user and return their id: the old one where the external id was deleted before.
+def create(connection: Connection, tenant_id: int, user: UserInput, *, now: datetime) -> StoredUser:
+    """Add a user, under their old id where the external id was deleted before.
 
     Raises Conflict where the external id is taken; the transaction is then lost.
     """
     try:
-        return int(connection.execute(_CREATE, _parameters(tenant_id, [user], now)).one().id)
+        row = connection.execute(_CREATE, _parameters(tenant_id, [user], now)).one()
     except IntegrityError as error:
         raise _conflict(error, user) from None
+    return StoredUser(row.id, row.version, now, now, user)
 
 
 def upsert(connection: Connection, tenant_id: int, users: Sequence[UserInput], *, now: datetime) -> Upserted:
@@ -205,13 +209,16 @@ def upsert(connection: Connection, tenant_id: int, users: Sequence[UserInput], *
     return Upserted(tuple(row.id for row in rows), sum(row.created for row in rows))
 
 
-def replace(connection: Connection, tenant_id: int, user_id: int, user: UserInput, *, now: datetime) -> bool:
-    """Replace all of a user; False where there is none. Raises Conflict where the new external id is taken."""
+def replace(
+    connection: Connection, tenant_id: int, user_id: int, user: UserInput, *, now: datetime
+) -> StoredUser | None:
+    """Replace all of a user; None where there is none. Raises Conflict where the new external id is taken."""
     parameters = _parameters(tenant_id, [user], now) | {"user_id": user_id}
     try:
-        return connection.execute(_REPLACE, parameters).one_or_none() is not None
+        row = connection.execute(_REPLACE, parameters).one_or_none()
     except IntegrityError as error:
         raise _conflict(error, user) from None
+    return None if row is None else StoredUser(row.id, row.version, row.created_at, now, user)
 
 
 def delete(connection: Connection, tenant_id: int, user_id: int, *, now: datetime) -> bool:
@@ -255,14 +262,14 @@ def recipients(connection: Connection, user_ids: Sequence[int]) -> dict[int, Rec
     return {row.id: Recipient(*row) for row in rows}
 
 
-def zone_times(connection: Connection, tenant_id: int) -> list[tuple[str, time | None]]:
-    """Each time zone and preferred time (None: none) that a tenant's users live by, once."""
+def zone_times(connection: Connection, tenant_id: int) -> list[ZoneTime]:
+    """Each zone and preferred time that a tenant's users live by, once."""
     rows = connection.execute(_ZONE_TIMES, {"tenant_id": tenant_id})
     return [(row.timezone, row.preferred_time) for row in rows]
 
 
-def zone_times_of(connection: Connection, user_ids: Sequence[int]) -> list[tuple[str, time | None]]:
-    """Each time zone and preferred time that these users live by, once."""
+def zone_times_of(connection: Connection, user_ids: Sequence[int]) -> list[ZoneTime]:
+    """Each zone and preferred time that these users live by, once."""
     rows = connection.execute(_ZONE_TIMES_OF, {"user_ids": list(user_ids)})
     return [(row.timezone, row.preferred_time) for row in rows]
 
