@@ -38,6 +38,8 @@ REPLAN_MARGIN: Final = timedelta(hours=1)
 PARTITIONS_AHEAD: Final = timedelta(days=62)
 """How far ahead of the horizon the log's partitions are made."""
 
+# The same local time in Kiritimati (+14) and in Pago Pago (-11) is 25 hours apart, and clocks may change meanwhile.
+_WIDEST_MOVE: Final = timedelta(hours=27)
 _SLICE: Final = timedelta(hours=1)
 _STRETCH: Final = timedelta(days=3)
 _LEAST_LOOKBACK: Final = timedelta(days=2)
@@ -144,10 +146,11 @@ class Planner:
         looking up the zones and preferred times they live by; more than they do is harmless.
         """
         locks.share_planning(connection, tenant_id)
-        active = occasions.active(connection, tenant_id)
+        known = occasions.list_all(connection, tenant_id)
+        active = [occasion for occasion in known if occasion.active]
         if zone_times is None:
             zone_times = users.zone_times_of(connection, user_ids)
-        return self._replan(connection, user_ids, zone_times, active, active, now)
+        return self._replan(connection, user_ids, zone_times, known, active, now)
 
     def remove(
         self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
@@ -212,9 +215,9 @@ class Planner:
         return through if occasion.planned_through is None else max(through, occasion.planned_through)
 
     def _lookback(self, covered: Sequence[Occasion]) -> timedelta:
-        """How long a scheduled message may be overdue and still be sent."""
+        """How far back the send time of a message may lie that is still to be sent, wherever its user moves."""
         limits = [occasion.lateness_limit for occasion in covered if occasion.lateness_limit is not None]
-        return max([_LEAST_LOOKBACK, self._policy.lateness_limit, *limits])
+        return max([_LEAST_LOOKBACK, self._policy.lateness_limit, *limits]) + _WIDEST_MOVE
 
     def _ensure_partitions(self, connection: Connection, found: Sequence[Moment]) -> None:
         local_dates: list[date] = [moment.local_date for moment in found]

@@ -51,6 +51,9 @@ class DeliveryLoop:
             except Unavailable as error:
                 logger.bind(cause=str(error)).warning("receiving_failed")
                 self._rest()
+            except Exception:
+                logger.exception("delivery_loop_failed")
+                self._rest()
         self._consumer.close()
 
     def deliver_next(self, wait: timedelta) -> bool:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from random import Random
+from threading import Event
 from typing import Final
 
 from loguru import logger
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from scheduler.clock import Clock
 from scheduler.domain.message import OUTCOME_UNKNOWN, MessageKey, NotSentReason
@@ -36,6 +38,7 @@ from worker.templates import Template, compile_template
 TEMPLATE_FIELDS: Final = frozenset({"first_name", "last_name", "external_id", "occasion", "local_date"})
 """What a text may name in braces."""
 
+_REST_BEFORE_RECORDING: Final = timedelta(seconds=1)
 _NEVER_ANSWERED: Final = "the last attempt was begun and nothing is known of its end"
 
 
@@ -79,13 +82,12 @@ class Deliverer:
         """Deliver what still belongs to `batch` and record it; returns what became of it.
 
         Raises LeaseLost where the lease lapsed on the way: nothing of the outcomes is written, and the
-        next lease tries the same keys again.
+        next lease tries the same keys again. Raises DBAPIError where the database does not answer: at the
+        claim at once, with outcomes in hand once the lease is over as well.
         """
         prepared = in_transaction(self._engine, lambda connection: self._claim(connection, batch))
         result = self._send(batch, prepared, stop)
-        counts = in_transaction(
-            self._engine, lambda connection: self._record(connection, batch, prepared, result)
-        )
+        counts = self._record(batch, prepared, result, stop)
         logger.bind(
             batch_id=batch.id,
             occasion=prepared.occasion.key,
@@ -100,6 +102,7 @@ class Deliverer:
 
     def _claim(self, connection: Connection, batch: LeasedBatch) -> _Prepared:
         now = self._clock.now()
+        batches.fence(connection, batch)
         occasion = occasions.by_id(connection, [batch.occasion_id])[batch.occasion_id]
         is_late = now > batch.send_at + (occasion.lateness_limit or self._policy.lateness_limit)
         expired = messages.expire(connection, batch) if is_late else 0
@@ -132,19 +135,40 @@ class Deliverer:
         return sort_outcomes(zip(ready, outcomes, strict=True), policy, self._random)
 
     def _record(
-        self, connection: Connection, batch: LeasedBatch, prepared: _Prepared, result: BatchResult
+        self, batch: LeasedBatch, prepared: _Prepared, result: BatchResult, stop: StopSignal
     ) -> Counts:
+        """Write the outcomes; while the database is away and the lease is held, again: else all is sent anew."""
+        counts = _count(prepared, result)
+        again = False
+
+        def work(connection: Connection) -> None:
+            # A COMMIT that raised may have taken effect.
+            if not (again and batches.is_finished(connection, batch)):
+                self._write(connection, batch, prepared, result, counts)
+
+        while True:
+            try:
+                in_transaction(self._engine, work)
+                return counts
+            except (OperationalError, InterfaceError) as error:
+                if stop.abandon():
+                    raise
+                logger.bind(batch_id=batch.id, cause=type(error.orig).__name__).warning("recording_failed")
+            again = True
+            self._clock.wait(Event(), self._clock.now() + _REST_BEFORE_RECORDING)
+
+    def _write(
+        self,
+        connection: Connection,
+        batch: LeasedBatch,
+        prepared: _Prepared,
+        result: BatchResult,
+        counts: Counts,
+    ) -> None:
         now = self._clock.now()
         claims = prepared.claims
-        dead = result.dead + [_unanswered(message, now) for message in claims.exhausted]
-        counts = Counts(
-            sent=len(result.accepted),
-            retried=sum(len(user_ids) for user_ids in result.retries.values()),
-            dead=len(dead),
-            expired=prepared.expired,
-            cancelled=len(claims.deleted) + len(claims.unreachable),
-        )
-        if result.not_attempted:
+        # What was replanned may still be due now: the next lease finds it, or finds it moved.
+        if result.not_attempted or claims.stale:
             batches.hand_back(connection, batch, counts, due_at=now)
         else:
             batches.finish(connection, batch, counts, now=now)
@@ -153,8 +177,8 @@ class Deliverer:
         messages.cancel(connection, batch, claims.deleted, reason=NotSentReason.USER_DELETED)
         messages.cancel(connection, batch, claims.unreachable, reason=NotSentReason.NO_ADDRESS)
         self._record_retries(connection, batch, result, now)
+        dead = result.dead + [_unanswered(message, now) for message in claims.exhausted]
         self._record_failures(connection, batch, dead, result.failed)
-        return counts
 
     def _record_retries(
         self, connection: Connection, batch: LeasedBatch, result: BatchResult, now: datetime
@@ -180,6 +204,17 @@ class Deliverer:
 
     def _retry_policy(self, occasion: Occasion) -> RetryPolicy:
         return occasion.retry or self._policy.retry
+
+
+def _count(prepared: _Prepared, result: BatchResult) -> Counts:
+    claims = prepared.claims
+    return Counts(
+        sent=len(result.accepted),
+        retried=sum(len(user_ids) for user_ids in result.retries.values()),
+        dead=len(result.dead) + len(claims.exhausted),
+        expired=prepared.expired,
+        cancelled=len(claims.deleted) + len(claims.unreachable),
+    )
 
 
 def _render(batch: LeasedBatch, occasion: Occasion, message: ReadyMessage) -> OutgoingMessage:

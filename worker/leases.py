@@ -11,8 +11,8 @@ from datetime import timedelta
 from threading import Event, Lock, Thread
 
 from loguru import logger
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from scheduler.clock import Clock
 from scheduler.errors import LeaseLost
@@ -52,12 +52,11 @@ class HeldLease:
         self._shutdown = shutdown
         self._clock = clock
         self._lost = False
-        self._ends = 0.0
-        self.prolong(length)
+        self._ends = clock.monotonic() + length.total_seconds()
 
-    def prolong(self, length: timedelta) -> None:
-        """The lease was given or renewed just now for `length`."""
-        self._ends = self._clock.monotonic() + length.total_seconds()
+    def prolong(self, length: timedelta, asked_at: float) -> None:
+        """The lease was renewed for `length`, counted from the monotonic time at which that was asked for."""
+        self._ends = asked_at + length.total_seconds()
 
     def lose(self) -> None:
         """Somebody else has the batch by now."""
@@ -121,15 +120,14 @@ class LeaseKeeper:
             self.renew_all()
 
     def _renew(self, lease: HeldLease) -> None:
-        def work(connection: Connection) -> None:
-            batches.renew(connection, lease.batch, expires_at=self._clock.now() + self._length)
-
+        # Taken before the renewal: a pause in the middle of it must not make the lease look longer than it is.
+        asked_at, expires_at = self._clock.monotonic(), self._clock.now() + self._length
         try:
             with self._engine.begin() as connection:
-                work(connection)
-            lease.prolong(self._length)
+                batches.renew(connection, lease.batch, expires_at=expires_at)
+            lease.prolong(self._length, asked_at)
         except LeaseLost:
             lease.lose()
             logger.bind(batch_id=lease.batch.id).warning("lease_lost")
-        except DBAPIError:
+        except SQLAlchemyError:
             logger.bind(batch_id=lease.batch.id).warning("lease_not_renewed")

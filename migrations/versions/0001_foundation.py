@@ -5,7 +5,7 @@ The rules the tables keep, whatever the code does:
 - A message's identity is its primary key, so no second message for the same occasion, user, local
   date, slot and channel can exist. The partition key is part of it.
 - No index and no index predicate of `message_log` names a column that changes during delivery: both
-  updates of a message stay heap-only (HOT). Half of each page is left free for them.
+  updates of a message stay heap-only (HOT). More than half of each page is left free for them.
 - Each state says, in a CHECK, what must be known in it.
 """
 

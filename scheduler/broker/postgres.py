@@ -81,7 +81,7 @@ class PostgresConsumer:
             found = self._lease_next(lease_for)
             if found is None and wait > timedelta() and _bell_rings(listening, wait):
                 found = self._lease_next(lease_for)
-        except DBAPIError as error:
+        except (DBAPIError, psycopg.Error) as error:  # the bell is heard by the driver itself
             self.close()
             raise DatabaseUnavailable("PostgreSQL does not answer") from error
         return None if found is None else PostgresDelivery(found)

@@ -31,7 +31,7 @@ _TO_LEASED, _MAY_LEASE = _move(BatchEvent.LEASE)
 _TO_DONE, _MAY_FINISH = _move(BatchEvent.FINISH)
 _TO_PENDING, _MAY_HAND_BACK = _move(BatchEvent.HAND_BACK)
 _TO_LAPSED, _ = _move(BatchEvent.LAPSE)
-_TO_EXPIRED, _MAY_EXPIRE = _move(BatchEvent.EXPIRE)
+_TO_EXPIRED, _ = _move(BatchEvent.EXPIRE)
 
 _LEASED_COLUMNS: Final = """
     b.id, b.lease_token, b.lease_expires_at, b.tenant_id, b.occasion_id, b.local_date, b.slot,
@@ -51,6 +51,18 @@ RETURNING b.id, CAST(b.channel AS text) AS channel, CAST(b.priority AS text) AS 
 
 _NEXT_DUE: Final = text(f"SELECT min(due_at) FROM batches WHERE {_MAY_ENQUEUE}")
 
+_NEXT_LAPSE: Final = text("""
+SELECT least(
+    (SELECT min(lease_expires_at) FROM batches WHERE state = 'leased'),
+    (SELECT min(enqueued_at) FROM batches WHERE state = 'enqueued') + CAST(:enqueue_deadline AS interval),
+    (SELECT min(greatest(b.due_at, b.send_at + coalesce(o.lateness_limit, :lateness_limit)))
+     FROM batches b JOIN occasions o ON o.id = b.occasion_id
+     WHERE b.state IN ('pending', 'enqueued') AND b.lease_token = 0))""")
+
+_OLDEST_OPEN: Final = text(
+    "SELECT min(send_at) FROM batches WHERE state IN ('pending', 'enqueued', 'leased')"
+)
+
 _LEASE_OLDEST: Final = text(f"""
 WITH oldest AS MATERIALIZED (
     SELECT id FROM batches WHERE {_MAY_LEASE} AND channel = CAST(:channel AS channel)
@@ -66,6 +78,13 @@ RETURNING {_LEASED_COLUMNS}""")
 _RENEW: Final = text(f"""
 UPDATE batches SET lease_expires_at = :expires_at
 WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
+
+# Others may read and nobody may change the batch until the transaction ends.
+_FENCE: Final = text(f"""
+SELECT 1 FROM batches WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH} FOR SHARE""")
+
+_IS_FINISHED: Final = text("""
+SELECT 1 FROM batches WHERE id = :id AND lease_token = :lease_token AND state = 'done'""")
 
 _COUNTS: Final = """
     sent_count = sent_count + :sent, retried_count = retried_count + :retried, dead_count = dead_count + :dead,
@@ -93,10 +112,12 @@ _LAPSE_UNPUBLISHED: Final = text(f"""
 UPDATE batches SET {_TO_LAPSED}, enqueued_at = NULL, due_at = :due_at
 WHERE id = ANY(CAST(:ids AS bigint[])) AND state = 'enqueued' AND enqueued_at = :enqueued_at""")
 
+# Each arm of the OR has an index of its own; what is not due yet is looked at once it is.
 _OVERDUE: Final = text(f"""
 WITH overdue AS MATERIALIZED (
     SELECT b.id FROM batches b JOIN occasions o ON o.id = b.occasion_id
-    WHERE b.{_MAY_EXPIRE} AND b.send_at < :now - coalesce(o.lateness_limit, :lateness_limit)
+    WHERE ((b.state = 'pending' AND b.due_at <= :now) OR b.state = 'enqueued') AND b.lease_token = 0
+      AND b.send_at < :now - coalesce(o.lateness_limit, :lateness_limit)
     ORDER BY b.id LIMIT :most FOR UPDATE OF b SKIP LOCKED
 )
 UPDATE batches b SET {_TO_EXPIRED}, finished_at = :now FROM overdue WHERE b.id = overdue.id
@@ -171,6 +192,21 @@ def next_due(connection: Connection) -> datetime | None:
     return due
 
 
+def next_lapse(
+    connection: Connection, *, enqueue_deadline: timedelta, lateness_limit: timedelta
+) -> datetime | None:
+    """The instant after which the first batch lapses or expires, as things are; None if no batch is open."""
+    parameters = {"enqueue_deadline": enqueue_deadline, "lateness_limit": lateness_limit}
+    lapse: datetime | None = connection.execute(_NEXT_LAPSE, parameters).scalar_one()
+    return lapse
+
+
+def oldest_open(connection: Connection) -> datetime | None:
+    """The earliest send time among batches that are not done; None if all are."""
+    oldest: datetime | None = connection.execute(_OLDEST_OPEN).scalar_one()
+    return oldest
+
+
 def lease_oldest(
     connection: Connection, channel: Channel, *, worker: str, expires_at: datetime
 ) -> LeasedBatch | None:
@@ -187,8 +223,18 @@ def lease(connection: Connection, batch_id: int, *, worker: str, expires_at: dat
 
 def renew(connection: Connection, batch: LeasedBatch, *, expires_at: datetime) -> None:
     """Prolong a lease; raises LeaseLost if it is no longer held."""
-    parameters = {"id": batch.id, "lease_token": batch.lease_token, "expires_at": expires_at}
+    parameters = _token_parameters(batch) | {"expires_at": expires_at}
     _require_lease(connection.execute(_RENEW, parameters).rowcount, batch)
+
+
+def fence(connection: Connection, batch: LeasedBatch) -> None:
+    """Keep a lease from changing hands until the transaction ends; raises LeaseLost if it is no longer held."""
+    _require_lease(len(connection.execute(_FENCE, _token_parameters(batch)).all()), batch)
+
+
+def is_finished(connection: Connection, batch: LeasedBatch) -> bool:
+    """Whether the batch was closed under this very lease, by a COMMIT that seemed to fail."""
+    return connection.execute(_IS_FINISHED, _token_parameters(batch)).one_or_none() is not None
 
 
 def finish(connection: Connection, batch: LeasedBatch, counts: Counts, *, now: datetime) -> None:
@@ -231,7 +277,8 @@ def expire_overdue(
     """Close up to `most` waiting batches whose messages are past their lateness limit, and return them.
 
     `lateness_limit` holds for occasions that set none. Their messages must be expired in the same
-    transaction, and counted by `count_expired`.
+    transaction, and counted by `count_expired`. A batch that a worker has held may have messages of
+    unknown outcome: it is left to the next worker, who lets each message end as it must.
     """
     rows = connection.execute(_OVERDUE, {"now": now, "lateness_limit": lateness_limit, "most": most})
     return [batch for row in rows if (batch := _leased(row))]
@@ -269,7 +316,11 @@ def add_retry(
 
 
 def _lease_parameters(batch: LeasedBatch, counts: Counts) -> dict[str, Any]:
-    return {"id": batch.id, "lease_token": batch.lease_token} | asdict(counts)
+    return _token_parameters(batch) | asdict(counts)
+
+
+def _token_parameters(batch: LeasedBatch) -> dict[str, Any]:
+    return {"id": batch.id, "lease_token": batch.lease_token}
 
 
 def _require_lease(rows: int, batch: LeasedBatch) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from psycopg.errors import DeadlockDetected, SerializationFailure
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
 
 Result = TypeVar("Result")
@@ -22,12 +22,12 @@ _UNACKNOWLEDGED_TIMEOUT_MILLISECONDS: Final = 30_000
 
 
 def create_database_engine(url: str, *, pool_size: int, application_name: str) -> Engine:
-    """An engine for `url` (`postgresql+psycopg://…`) with at most `pool_size` connections.
+    """An engine for `url`, as libpq or SQLAlchemy write it, with at most `pool_size` connections.
 
     Opens nothing: the first use does.
     """
     return create_engine(
-        url,
+        make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=0,
         pool_pre_ping=True,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, inspect, text
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_CURRENT: Final = text("SELECT version_num FROM alembic_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class SchemaStatus:
 
 def upgrade(engine: Engine) -> SchemaStatus:
     """Apply every migration that is missing, in one transaction under a lock; harmless to repeat."""
+    from alembic import command
+
     configuration = _configuration()
     with engine.connect() as connection:
         configuration.attributes["connection"] = connection
@@ -36,14 +40,30 @@ def upgrade(engine: Engine) -> SchemaStatus:
 
 
 def status(engine: Engine) -> SchemaStatus:
-    """How the database's schema compares with this release."""
-    newest = ScriptDirectory.from_config(_configuration()).get_current_head()
+    """How the database's schema compares with this release.
+
+    Asked by each command and by every check of readiness, so it does without Alembic, whose import takes
+    longer than many a command: migrations are numbered in the names of their files.
+    """
     with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    return SchemaStatus(current=current, newest=str(newest))
+        return SchemaStatus(current=_current(connection), newest=_newest())
+
+
+def _current(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(_CURRENT).scalar_one_or_none()
+    return revision
+
+
+def _newest() -> str:
+    names = [entry.name for entry in resources.files("migrations").joinpath("versions").iterdir()]
+    return max(name.partition("_")[0] for name in names if name[0].isdigit())
 
 
 def _configuration() -> Config:
+    from alembic.config import Config
+
     configuration = Config()
     configuration.set_main_option("script_location", str(resources.files("migrations")))
     return configuration

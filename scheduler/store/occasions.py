@@ -65,6 +65,9 @@ UPDATE occasions SET planned_through = :through
 WHERE id = :id AND version = :version AND active AND planned_through IS NOT DISTINCT FROM :found""")
 
 
+_OLDEST_WATERMARK: Final = text("SELECT min(coalesce(planned_through, :never)) FROM occasions WHERE active")
+
+
 def add(connection: Connection, occasion: Occasion, *, now: datetime) -> Occasion:
     """Store a new occasion (its `id` is ignored) and return it with the id it was given."""
     occasion_id = connection.execute(_INSERT, _parameters(occasion) | {"now": now}).scalar_one()
@@ -114,6 +117,15 @@ def advance_watermark(connection: Connection, occasion: Occasion, through: datet
         "through": through,
     }
     return connection.execute(_ADVANCE, parameters).rowcount == 1
+
+
+def oldest_watermark(connection: Connection, *, never: datetime) -> datetime | None:
+    """The instant through which every active occasion is planned; `never` stands for one that never was.
+
+    None if no occasion is active.
+    """
+    oldest: datetime | None = connection.execute(_OLDEST_WATERMARK, {"never": never}).scalar_one()
+    return oldest
 
 
 def _parameters(occasion: Occasion) -> dict[str, Any]:

@@ -126,6 +126,17 @@ SELECT (SELECT count(*) FROM fresh) AS added, (SELECT count(*) FROM candidates) 
 _PLAN_DATED: Final = text(_plan_statement(_DATED_CANDIDATES))
 _PLAN_UNDATED: Final = text(_plan_statement(_UNDATED_CANDIDATES))
 
+# What a worker claims meanwhile is waited for and seen as claimed: the replan must not take its year for free.
+_LOCK_SCHEDULED: Final = text("""
+SELECT count(*) FROM (
+    SELECT FROM message_log
+    WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND local_date >= :date_first
+      AND occasion_id = ANY(CAST(:occasion_ids AS integer[])) AND state = 'scheduled'
+    FOR UPDATE
+) AS locked""")
+
+# `dated` is materialized so that a date meets the moments on zone, name and day at once. Left to itself the
+# planner, which cannot know how few moments fall on one day, joins by zone alone: ten times the rows.
 _REPLAN: Final = text(f"""
 WITH {_MOMENTS},
 subjects AS MATERIALIZED (
@@ -136,11 +147,14 @@ existing AS MATERIALIZED (
     WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND local_date >= :date_first
       AND occasion_id = ANY(CAST(:occasion_ids AS integer[])) AND state = 'scheduled'
 ),
+dated AS MATERIALIZED (
+    SELECT u.*, d.name, d.month_day, d.value FROM subjects u JOIN user_dates d ON d.user_id = u.id
+),
 candidates AS (
     SELECT u.id AS user_id, u.version AS user_version, u.tenant_id, channel, m.*
-    FROM subjects u
-    JOIN user_dates d ON d.user_id = u.id
-    JOIN moments m ON m.timezone = u.timezone AND m.date_name = d.name AND m.month_day = d.month_day
+    FROM dated d
+    CROSS JOIN LATERAL (SELECT d.id, d.version, d.tenant_id, d.email, d.phone, d.preferred_time) AS u
+    JOIN moments m ON m.timezone = d.timezone AND m.date_name = d.name AND m.month_day = d.month_day
     JOIN occasions o ON o.id = m.occasion_id AND o.tenant_id = u.tenant_id
     CROSS JOIN LATERAL unnest(o.channels) AS channel
     WHERE {_HAS_BEGUN} AND {_CHOSEN_TIME} AND {_REACHABLE} AND {_YEAR_NOT_SPENT}
@@ -290,17 +304,14 @@ def replan_users(
     user who is gone keeps none. A message that was ahead and whose time is past by the edit falls
     due at `now`; one that was due already stays due as it was. The users' rows must be locked.
     """
-    row = connection.execute(
-        _REPLAN,
-        _moment_parameters(moments)
-        | {
-            "user_ids": list(user_ids),
-            "occasion_ids": list(occasion_ids),
-            "date_first": date_first,
-            "batch_size": batch_size,
-            "now": now,
-        },
-    ).one()
+    subjects = {
+        "user_ids": list(user_ids),
+        "occasion_ids": list(occasion_ids),
+        "date_first": date_first,
+    }
+    connection.execute(_LOCK_SCHEDULED, subjects)
+    parameters = _moment_parameters(moments) | subjects | {"batch_size": batch_size, "now": now}
+    row = connection.execute(_REPLAN, parameters).one()
     return Replanned(planned=row.planned, moved=row.moved, kept=row.kept, removed=row.removed)
 
 
