@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from pydantic import ValidationError
 
 from scheduler.domain.field_error import FieldError
 from scheduler.domain.user import UserInput, field_errors, user_from_row
 from scheduler.errors import InvalidInput
-from scheduler.registry import Registry, WrittenUsers
+from scheduler.registry import WrittenUsers
 from scheduler.store.planning import Replanned
 
 MAX_ROW_BYTES: Final = 65_536
@@ -87,8 +87,18 @@ class ImportSummary:
         )
 
 
+class UserRegister(Protocol):
+    """What an import asks of a `Registry`."""
+
+    def problems(self, user: UserInput) -> list[FieldError]:
+        """What is wrong with a user that only today's date tells."""
+
+    def upsert(self, tenant_id: int, batch: Sequence[UserInput]) -> WrittenUsers:
+        """Add or replace users, with their plan, in one transaction."""
+
+
 def import_users(
-    registry: Registry,
+    registry: UserRegister,
     tenant_id: int,
     lines: Iterable[bytes],
     form: ImportForm,
@@ -177,7 +187,7 @@ def _without_mark(first_line: bytes) -> bytes:
     return first_line.removeprefix(codecs.BOM_UTF8)
 
 
-def _checked(registry: Registry, candidate: _Candidate) -> UserInput | RejectedRow:
+def _checked(registry: UserRegister, candidate: _Candidate) -> UserInput | RejectedRow:
     problems = registry.problems(candidate.user)
     if problems:
         return RejectedRow(candidate.line, problems, candidate.user.external_id)

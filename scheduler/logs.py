@@ -25,6 +25,7 @@ LogFormat = Literal["human", "json"]
 
 # Libraries that say more than their operators want to know: each is heard from this level up.
 LIBRARY_LEVELS: Mapping[str, int] = {
+    "alembic.runtime.plugins": logging.WARNING,
     "apscheduler": logging.WARNING,
     "pika": logging.WARNING,
     "sqlalchemy": logging.WARNING,

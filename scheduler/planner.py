@@ -79,7 +79,7 @@ class Planner:
     def plan(self, *, now: datetime, through: datetime) -> Planned:
         """Plan every active occasion from its watermark up to `through`; harmless to repeat.
 
-        An occasion that was never planned is planned from `now` on.
+        An occasion that was never planned is planned from `now` on, or from when it first had users.
         """
         with self._engine.connect() as connection:
             due = occasions.active(connection)
@@ -200,6 +200,8 @@ class Planner:
             )
         ]
         self._ensure_partitions(connection, [each.moment for each in found])
+        never_planned = [occasion.id for occasion in planned if occasion.planned_through is None]
+        occasions.begin_planning(connection, never_planned, now=now)
         return planning.replan_users(
             connection,
             user_ids,

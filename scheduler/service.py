@@ -11,7 +11,6 @@ from sqlalchemy import Engine
 
 from scheduler.broker.port import Broker
 from scheduler.broker.postgres import PostgresBroker
-from scheduler.broker.rabbitmq import RabbitBroker
 from scheduler.clock import Clock, SystemClock
 from scheduler.cron import Cron
 from scheduler.errors import ConfigurationError
@@ -57,6 +56,9 @@ def planner_for(settings: Settings, engine: Engine) -> Planner:
 def broker_for(settings: Settings, engine: Engine, clock: Clock) -> Broker:
     """The broker that the settings name."""
     if settings.broker_url is not None:
+        # pika takes a tenth of a second to import, which those without RabbitMQ need not wait for.
+        from scheduler.broker.rabbitmq import RabbitBroker
+
         return RabbitBroker(settings.broker_url.get_secret_value(), engine, clock)
     return PostgresBroker(engine, clock)
 

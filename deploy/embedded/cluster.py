@@ -75,7 +75,7 @@ class DataFolder:
         lives, however these end. Errors: ConfigurationError where the folder is another user's.
         """
         try:
-            descriptor = _open_private(self.path / "postgresql.lock", os.O_RDWR)
+            descriptor = open_private(self.path / "postgresql.lock", os.O_RDWR)
         except PermissionError:
             raise self._not_ours() from None
         try:
@@ -173,7 +173,7 @@ class DataFolder:
         """The log file to append to; a large one is put aside first."""
         if self.log_path.exists() and self.log_path.stat().st_size > _LOG_KEPT_BYTES:
             self.log_path.replace(self.log_path.with_name("postgresql.log.1"))
-        return os.fdopen(_open_private(self.log_path, os.O_WRONLY | os.O_APPEND), "ab")
+        return os.fdopen(open_private(self.log_path, os.O_WRONLY | os.O_APPEND), "ab")
 
     def log_since(self, offset: int) -> str:
         """What was logged after that many bytes, or all if the file is shorter: it was put aside since."""
@@ -204,7 +204,7 @@ def _initdb_arguments(data: Path, password_file: Path, *, durable: bool) -> Sequ
     ]  # fmt: skip
 
 
-def _open_private(path: Path, flags: int) -> int:
+def open_private(path: Path, flags: int) -> int:
     """Open a file, made if need be, that only its folder's owner can read, even where root makes it."""
     descriptor = os.open(path, flags | os.O_CREAT, 0o600)
     if os.geteuid() == 0:
@@ -217,7 +217,7 @@ def _write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read; it appears complete or not at all."""
     unfinished = path.with_name(path.name + ".new")
     unfinished.unlink(missing_ok=True)
-    with os.fdopen(_open_private(unfinished, os.O_WRONLY | os.O_EXCL), "w") as file:
+    with os.fdopen(open_private(unfinished, os.O_WRONLY | os.O_EXCL), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -89,7 +89,8 @@ def _check_attribute(value: object) -> object:
     elif isinstance(value, int):
         is_valid = abs(value) <= _LARGEST_INTEGER
     elif isinstance(value, float):
-        is_valid = math.isfinite(value)
+        # The database keeps 1e300 as 301 digits and hands it out as an integer: the same bound for both.
+        is_valid = math.isfinite(value) and abs(value) <= _LARGEST_INTEGER
     else:
         is_valid = value is None
     if not is_valid:

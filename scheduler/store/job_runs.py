@@ -20,9 +20,13 @@ UPDATE job_runs SET state = CASE WHEN CAST(:error AS text) IS NULL THEN 'succeed
     finished_at = :finished_at, counts = CAST(:counts AS jsonb), error = CAST(:error AS text)
 WHERE id = :id AND state = 'running'""")
 
+# One look-up for each job: runs are kept by the million.
 _LATEST: Final = text("""
-SELECT DISTINCT ON (job) job, trigger, planned_at, started_at, finished_at, state, counts, error, host
-FROM job_runs WHERE job = ANY(CAST(:jobs AS text[])) ORDER BY job, started_at DESC, id DESC""")
+SELECT run.job, run.trigger, run.planned_at, run.started_at, run.finished_at, run.state, run.counts, run.error, run.host
+FROM unnest(CAST(:jobs AS text[])) AS wanted (job)
+CROSS JOIN LATERAL (
+    SELECT * FROM job_runs WHERE job = wanted.job ORDER BY started_at DESC, id DESC LIMIT 1
+) AS run""")
 
 _ERROR_LENGTH: Final = 2_000
 

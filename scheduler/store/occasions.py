@@ -49,7 +49,8 @@ SET name = :name, kind = :kind, rule = CAST(:rule AS jsonb), local_times = CAST(
     priority = CAST(:priority AS priority), subject = :subject, body = :body, gap = :gap, overlap = :overlap,
     leap_day = :leap_day, same_day = :same_day, lateness_limit = :lateness_limit,
     retry_max_attempts = :retry_max_attempts, retry_base_seconds = :retry_base_seconds,
-    retry_cap_seconds = :retry_cap_seconds, active = :active, version = version + 1, updated_at = :now
+    retry_cap_seconds = :retry_cap_seconds, active = :active, version = version + 1, updated_at = :now,
+    planned_through = CASE WHEN occasions.active THEN planned_through ELSE :now END
 WHERE id = :id AND version = :version""")
 
 _LIST: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE tenant_id = :tenant_id ORDER BY id")
@@ -65,6 +66,9 @@ UPDATE occasions SET planned_through = :through
 WHERE id = :id AND version = :version AND active AND planned_through IS NOT DISTINCT FROM :found""")
 
 
+_BEGIN_PLANNING: Final = text("""
+UPDATE occasions SET planned_through = :now WHERE id = ANY(CAST(:ids AS integer[])) AND planned_through IS NULL""")
+
 _OLDEST_WATERMARK: Final = text("SELECT min(coalesce(planned_through, :never)) FROM occasions WHERE active")
 
 
@@ -75,7 +79,10 @@ def add(connection: Connection, occasion: Occasion, *, now: datetime) -> Occasio
 
 
 def change(connection: Connection, occasion: Occasion, *, now: datetime) -> bool:
-    """Store an edited occasion; False where somebody edited `occasion.version` first."""
+    """Store an edited occasion; False where somebody edited `occasion.version` first.
+
+    The watermark of one that paused moves to `now`: a pause is not downtime, and nothing of it is made up.
+    """
     parameters = _parameters(occasion) | {"id": occasion.id, "version": occasion.version, "now": now}
     return connection.execute(_UPDATE, parameters).rowcount == 1
 
@@ -117,6 +124,12 @@ def advance_watermark(connection: Connection, occasion: Occasion, through: datet
         "through": through,
     }
     return connection.execute(_ADVANCE, parameters).rowcount == 1
+
+
+def begin_planning(connection: Connection, occasion_ids: Sequence[int], *, now: datetime) -> None:
+    """Set the watermark of occasions that were never planned: from `now` on nothing of theirs may be lost."""
+    if occasion_ids:
+        connection.execute(_BEGIN_PLANNING, {"ids": list(occasion_ids), "now": now})
 
 
 def oldest_watermark(connection: Connection, *, never: datetime) -> datetime | None:

@@ -59,7 +59,7 @@ written AS (
     INSERT INTO users
         (id, tenant_id, external_id, first_name, last_name, email, phone, timezone, locale, preferred_time,
          attributes, version, created_at, updated_at)
-    SELECT coalesce(d.user_id, nextval(pg_get_serial_sequence('users', 'id'))), :tenant_id, i.external_id,
+    SELECT coalesce(d.user_id, nextval((SELECT pg_get_serial_sequence('users', 'id')))), :tenant_id, i.external_id,
            i.first_name, i.last_name, i.email, i.phone, i.timezone, i.locale, i.preferred_time, i.attributes,
            coalesce(d.version, 0) + 1, :now, :now
     FROM input i

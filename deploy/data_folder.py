@@ -1,0 +1,75 @@
+"""Who uses a data folder: at most one `daybreak up`, and commands that share one embedded server.
+
+Both are locks of the kernel (flock) on files in the folder, so a killed process leaves none behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.embedded.cluster import DataFolder, open_private
+from scheduler.errors import ConfigurationError
+
+
+@contextmanager
+def sole_system(data_dir: Path) -> Iterator[None]:
+    """Be the one system that runs on the folder. Raises ConfigurationError while another does."""
+    with _open(data_dir, "daybreak.lock") as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            raise ConfigurationError(
+                f"Daybreak runs already on the data folder {data_dir} (process {holder}): stop it first, or "
+                "choose another folder (DAYBREAK_DATA_DIR)"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+
+
+class ServerUse:
+    """A process's use of the folder's embedded server, together with others until it is alone."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def share(self) -> None:
+        """Use the server from now on; waits while somebody is about to stop it."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def become_sole(self, on_wait: Callable[[], None]) -> None:
+        """Wait until nobody else uses the server; `on_wait` is called first if somebody does."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+
+@contextmanager
+def server_use(data_dir: Path) -> Iterator[ServerUse]:
+    """A use of the folder's server that is still to begin; it ends with the context."""
+    with _open(data_dir, "postgresql.users.lock") as descriptor:
+        yield ServerUse(descriptor)
+
+
+@contextmanager
+def _open(data_dir: Path, name: str) -> Iterator[int]:
+    """A descriptor of a lock file, not inherited by children. Raises ConfigurationError if it is another user's."""
+    folder = DataFolder(data_dir)
+    try:
+        descriptor = open_private(folder.path / name, os.O_RDWR)
+    except PermissionError:
+        raise ConfigurationError(
+            f"the data folder {folder.path} belongs to another user: run as that user, or choose another "
+            "folder (DAYBREAK_DATA_DIR)"
+        ) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
