@@ -34,6 +34,7 @@ from deploy.embedded import start_embedded
 from scheduler.clock import SystemClock
 from scheduler.domain.occasion import Occasion, OnceRule
 from scheduler.domain.user import UserInput
+from scheduler.logs import configure_logs
 from scheduler.planner import Planner, PlanningPolicy
 from scheduler.registry import Registry
 from scheduler.store import migrate, occasions
@@ -71,6 +72,7 @@ class Drained:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the measurement and print its table."""
     options = _options(arguments)
+    configure_logs(level="WARNING", log_format="human", service="bench")
     with tempfile.TemporaryDirectory(prefix="daybreak-bench-") as folder:
         root = Path(folder)
         root.chmod(0o755)
@@ -163,7 +165,7 @@ def _drain(engine: Engine, database_url: str, provider: str, root: Path, workers
 @contextmanager
 def _sink(ledger: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tests.fixtures.sink", "--port", "0", "--ledger", str(ledger)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sink:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as sink:
         assert sink.stdout is not None
         found = re.search(r"http://\S+", sink.stdout.readline())
         assert found is not None, "the sink did not say where it listens"

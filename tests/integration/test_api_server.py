@@ -1,0 +1,199 @@
+"""The real server, as a process: what it answers, what it refuses, and how it stops."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from scheduler.process import CONFIGURATION_EXIT
+from tests.fixtures.api import USERS, a_user
+from tests.fixtures.waiting import wait_until
+
+PROGRAM = (sys.executable, "-m", "api")
+ROWS = b"external_id,first_name,timezone\np1,Ann,Europe/London\n", b"p2,Bob,Asia/Tokyo\n"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Answer(NamedTuple):
+    status: int
+    content_type: str
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(caller: HTTPConnection, method: str, path: str, body: Any = None) -> Answer:
+    """Send a request on a connection, and read the answer."""
+    caller.request(
+        method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+    )
+    return answer(caller)
+
+
+def answer(caller: HTTPConnection) -> Answer:
+    with caller.getresponse() as response:
+        return Answer(response.status, response.headers["Content-Type"], response.read())
+
+
+class Server:
+    """`python -m api` on a free port."""
+
+    def __init__(self, database_url: str, log: Path) -> None:
+        self.port = free_port()
+        self._log = log
+        environment = {
+            "PATH": os.environ["PATH"],
+            "DAYBREAK_DATABASE_URL": database_url,
+            "DAYBREAK_API_PORT": str(self.port),
+            "DAYBREAK_LOG_FORMAT": "json",
+        }
+        with log.open("wb") as errors:
+            self.process = subprocess.Popen(PROGRAM, env=environment, cwd=log.parent, stderr=errors)
+
+    def connect(self) -> HTTPConnection:
+        return HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def is_listening(self) -> bool:
+        with socket.socket() as caller:
+            return caller.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def say(self, request: bytes, *, ends: bool = False) -> Answer:
+        """Send what may be no HTTP at all, hang up for sending where it `ends`, and read the answer."""
+        with closing(socket.create_connection(("127.0.0.1", self.port), timeout=10)) as caller:
+            caller.sendall(request)
+            if ends:
+                caller.shutdown(socket.SHUT_WR)
+            with closing(HTTPResponse(caller)) as response:
+                response.begin()
+                return Answer(response.status, response.headers["Content-Type"], response.read())
+
+    def ask(self, method: str, path: str, body: Any = None) -> Answer:
+        """Send a request on a connection of its own, and read the answer."""
+        with closing(self.connect()) as caller:
+            return ask(caller, method, path, body)
+
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self._log.read_text("utf-8").splitlines()]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+@pytest.fixture
+def server(database_url: str, tmp_path: Path) -> Iterator[Server]:
+    running = Server(database_url, tmp_path / "log")
+    try:
+        wait_until(running.is_listening, "the API listens")
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+
+
+def problem(answer: Answer, status: int) -> None:
+    assert (answer.status, answer.content_type) == (status, "application/problem+json"), answer.body
+    assert answer.json["status"] == status
+
+
+def test_it_serves_over_kept_connections_and_stops_when_told(server: Server) -> None:
+    with closing(server.connect()) as caller:
+        created = ask(caller, "POST", USERS, a_user())
+        kept = caller.sock
+        user = created.json["user"]
+        assert created.status == 201
+        assert ask(caller, "GET", f"{USERS}/{user['id']}").json == {"user": user}
+        assert caller.sock is kept
+    assert server.stop() == 0
+    events = server.events()
+    assert [event["event"] for event in events] == [
+        "api_started",
+        "request_served",
+        "request_served",
+        "api_stopped",
+    ]
+    assert events[2]["route"] == f"{USERS}/<identity:user_id>"
+    assert {event["service"] for event in events} == {"api"}
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def test_a_request_under_way_is_finished_before_it_stops(server: Server) -> None:
+    with closing(server.connect()) as caller:
+        caller.putrequest("POST", f"{USERS}/import")
+        caller.putheader("Content-Type", "text/csv")
+        caller.putheader("Transfer-Encoding", "chunked")
+        caller.endheaders(chunk(ROWS[0]))
+        # A later request that was answered shows that this one has been taken up.
+        assert server.ask("GET", "/health/ready").status == 200
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not server.is_listening(), "the API takes no more connections")
+        caller.send(chunk(ROWS[1]) + chunk(b""))
+        done = answer(caller)
+    assert (done.status, done.body[:9]) == (200, b'{"read":2')
+    assert server.process.wait(timeout=30) == 0
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+IMPORT_HEAD = b"POST /api/v1/users/import HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n" + CHUNKED
+CREATE_HEAD = b"POST /api/v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+NO_HTTP_OR_TOO_MUCH = [
+    (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
+    (b"GET / HTTP/9.9\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+    (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n", 414),
+    (b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n", 431),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+    (IMPORT_HEAD + b"zz\r\n", 400),
+    (IMPORT_HEAD + b"3\r\nabcdef\r\n", 400),
+    (CREATE_HEAD + b"Content-Length: -1\r\n\r\n", 400),
+    (CREATE_HEAD + b"Content-Length: 5000000000\r\n\r\n", 413),
+    (CREATE_HEAD + CHUNKED + chunk(b"[" * 1_048_577) + chunk(b""), 413),
+    (CREATE_HEAD + CHUNKED + chunk(b"[" * 1000) + chunk(b""), 400),
+]
+
+
+def test_what_is_no_http_or_too_much_is_a_problem(server: Server) -> None:
+    for request_bytes, status in NO_HTTP_OR_TOO_MUCH:
+        problem(server.say(request_bytes), status)
+    assert server.ask("GET", "/health/live").status == 200
+
+
+def test_a_body_that_breaks_off_writes_nothing(server: Server) -> None:
+    body = json.dumps(a_user()).encode()
+    problem(server.say(CREATE_HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) + 1) + body, ends=True), 400)
+    assert server.ask("GET", USERS).json["users"] == []
+
+
+def test_without_a_database_it_ends_with_one_clear_line(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        PROGRAM,
+        env={"PATH": os.environ["PATH"]},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == CONFIGURATION_EXIT
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("DAYBREAK_DATABASE_URL")

@@ -1,0 +1,1 @@
+"""The API under load: rates and latencies printed, never asserted."""
