@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine
 
 from scheduler.domain.batch import MAX_BATCH_SIZE
 from scheduler.domain.calendar import Moment, moments
-from scheduler.domain.occasion import Occasion, SameDayPolicy
+from scheduler.domain.occasion import Occasion, SameDayPolicy, YearlyRule
 from scheduler.domain.zones import zone
 from scheduler.errors import Conflict
 from scheduler.store import locks, occasions, planning, users
@@ -53,6 +53,30 @@ class PlanningPolicy:
     horizon: timedelta
     lateness_limit: timedelta
     batch_size: int = MAX_BATCH_SIZE
+
+
+class PlanningBehind(Exception):
+    """The log is not planned up to the present: `Planner.catch_up` first, then the edit again."""
+
+
+@dataclass(frozen=True, slots=True)
+class EditedUsers:
+    """Users to replan, and what is known of them, which saves looking it up.
+
+    `zone_times` are the zones and preferred times they live by and `days` the names and MMDD of their
+    dates (None: not known); more than they have is harmless. `are_new`: none of them was there before.
+    """
+
+    user_ids: Sequence[int]
+    zone_times: Sequence[ZoneTime]
+    days: frozenset[tuple[str, int]] | None = None
+    are_new: bool = False
+
+    def may_celebrate(self, occasion: Occasion, moment: Moment) -> bool:
+        """Whether `moment` can be any of theirs."""
+        if self.days is None or not isinstance(occasion.rule, YearlyRule) or moment.month_day is None:
+            return True
+        return (occasion.rule.date_name, moment.month_day) in self.days
 
 
 class Planner:
@@ -131,33 +155,42 @@ class Planner:
 
         return in_transaction(self._engine, work)
 
-    def replan(
-        self,
-        connection: Connection,
-        tenant_id: int,
-        user_ids: Sequence[int],
-        *,
-        now: datetime,
-        zone_times: Sequence[ZoneTime] | None = None,
-    ) -> Replanned:
-        """Make the log agree with these users as they are now, within the caller's transaction.
+    def catch_up(self, now: datetime) -> Planned:
+        """Plan as recovery would: what an absent scheduler has left out, and a good part of the horizon."""
+        return self.plan(now=now, through=now + self._policy.horizon / 2)
 
-        The users' rows must be locked by it; an update or an insert does that. `zone_times` saves
-        looking up the zones and preferred times they live by; more than they do is harmless.
+    def replan_edited(
+        self, connection: Connection, tenant_id: int, edited: EditedUsers, *, now: datetime
+    ) -> Replanned:
+        """Make the log agree with users who were just written in the caller's transaction.
+
+        Raises PlanningBehind where an occasion is not planned up to `now`: what these users were owed
+        before the edit is then not known to the log, and the edit would make it forgotten.
         """
         locks.share_planning(connection, tenant_id)
         known = occasions.list_all(connection, tenant_id)
         active = [occasion for occasion in known if occasion.active]
-        if zone_times is None:
-            zone_times = users.zone_times_of(connection, user_ids)
-        return self._replan(connection, user_ids, zone_times, known, active, now)
+        if any(occasion.planned_through and occasion.planned_through < now for occasion in active):
+            raise PlanningBehind
+        return self._replan(connection, edited, known, active, now)
+
+    def replan_stored(
+        self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
+    ) -> Replanned:
+        """Make the log agree with users as they are stored; the caller's transaction has locked them."""
+        locks.share_planning(connection, tenant_id)
+        known = occasions.list_all(connection, tenant_id)
+        active = [occasion for occasion in known if occasion.active]
+        stored = EditedUsers(user_ids, users.zone_times_of(connection, user_ids))
+        return self._replan(connection, stored, known, active, now)
 
     def remove(
         self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
     ) -> Replanned:
         """Remove what is scheduled for users who were deleted, of occasions that pause as well."""
         locks.share_planning(connection, tenant_id)
-        return self._replan(connection, user_ids, [], occasions.list_all(connection, tenant_id), [], now)
+        known = occasions.list_all(connection, tenant_id)
+        return self._replan(connection, EditedUsers(user_ids, []), known, [], now)
 
     def save_occasion(self, occasion: Occasion, *, now: datetime) -> Replanned:
         """Store an edited occasion and replan its future for everyone, in one transaction.
@@ -173,38 +206,42 @@ class Planner:
             planned = [occasion] if occasion.active else []
             total = Replanned()
             for user_ids in users.id_chunks(connection, occasion.tenant_id, _USERS_PER_STATEMENT):
-                zone_times = users.zone_times_of(connection, user_ids)
-                total += self._replan(connection, user_ids, zone_times, [occasion], planned, now)
+                stored = EditedUsers(user_ids, users.zone_times_of(connection, user_ids))
+                total += self._replan(connection, stored, [occasion], planned, now)
             return total
 
+        if occasion.planned_through is not None and occasion.planned_through < now:
+            self.catch_up(now)
         return in_transaction(self._engine, work)
 
     def _replan(
         self,
         connection: Connection,
-        user_ids: Sequence[int],
-        zone_times: Sequence[ZoneTime],
+        edited: EditedUsers,
         covered: Sequence[Occasion],
         planned: Sequence[Occasion],
         now: datetime,
     ) -> Replanned:
         """Replan users for the `covered` occasions, of which `planned` are to have messages."""
-        if not user_ids or not covered:
+        if not edited.user_ids or not covered:
             return Replanned()
+        never_planned = [occasion.id for occasion in planned if occasion.planned_through is None]
+        occasions.begin_planning(connection, never_planned, now=now)
         lookback = self._lookback(covered)
         found = [
             OccasionMoment(occasion, moment, at_once=_is_at_once(occasion, moment, now))
             for occasion in planned
             for moment in moments(
-                occasion, zone_times, now - lookback, self._replanned_through(occasion, now)
+                occasion, edited.zone_times, now - lookback, self._replanned_through(occasion, now)
             )
+            if edited.may_celebrate(occasion, moment)
         ]
+        if edited.are_new and not found:
+            return Replanned()
         self._ensure_partitions(connection, [each.moment for each in found])
-        never_planned = [occasion.id for occasion in planned if occasion.planned_through is None]
-        occasions.begin_planning(connection, never_planned, now=now)
         return planning.replan_users(
             connection,
-            user_ids,
+            edited.user_ids,
             [occasion.id for occasion in covered],
             found,
             date_first=(now - lookback).date() - timedelta(days=1),

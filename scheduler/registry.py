@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
+from loguru import logger
 from sqlalchemy import Connection, Engine
 
 from scheduler.clock import Clock
@@ -14,11 +15,11 @@ from scheduler.domain.field_error import FieldError
 from scheduler.domain.user import UserInput, UserPatch, check_dates, patched
 from scheduler.domain.zones import zone
 from scheduler.errors import InvalidInput, NotFound
-from scheduler.planner import Planner
+from scheduler.planner import EditedUsers, Planner, PlanningBehind
 from scheduler.store import users
 from scheduler.store.database import in_transaction
 from scheduler.store.planning import Replanned
-from scheduler.store.users import StoredUser, ZoneTime
+from scheduler.store.users import StoredUser
 
 Result = TypeVar("Result")
 
@@ -53,7 +54,7 @@ class Registry:
 
         def work(connection: Connection, now: datetime) -> WrittenUser:
             stored = users.create(connection, tenant_id, user, now=now)
-            return self._replanned(connection, tenant_id, stored, now)
+            return self._replanned(connection, tenant_id, stored, now, is_new=True)
 
         self._check(user)
         return self._write(work)
@@ -95,10 +96,9 @@ class Registry:
 
         def work(connection: Connection, now: datetime) -> WrittenUsers:
             upserted = users.upsert(connection, tenant_id, batch, now=now)
-            replanned = self._planner.replan(
-                connection, tenant_id, upserted.user_ids, now=now, zone_times=_zone_times(batch)
-            )
             updated = len(upserted.user_ids) - upserted.created
+            edited = _edited(upserted.user_ids, batch, are_new=not updated)
+            replanned = self._planner.replan_edited(connection, tenant_id, edited, now=now)
             return WrittenUsers(upserted.created, updated, replanned)
 
         return self._write(work) if batch else WrittenUsers()
@@ -113,16 +113,25 @@ class Registry:
             raise InvalidInput(problems)
 
     def _replanned(
-        self, connection: Connection, tenant_id: int, stored: StoredUser, now: datetime
+        self,
+        connection: Connection,
+        tenant_id: int,
+        stored: StoredUser,
+        now: datetime,
+        *,
+        is_new: bool = False,
     ) -> WrittenUser:
-        replanned = self._planner.replan(
-            connection, tenant_id, [stored.id], now=now, zone_times=_zone_times([stored.values])
-        )
-        return WrittenUser(stored, replanned)
+        edited = _edited([stored.id], [stored.values], are_new=is_new)
+        return WrittenUser(stored, self._planner.replan_edited(connection, tenant_id, edited, now=now))
 
     def _write(self, work: Callable[[Connection, datetime], Result]) -> Result:
-        """Run `work` in a transaction at the instant it begins."""
-        return in_transaction(self._engine, lambda connection: work(connection, self._clock.now()))
+        """Run `work` in a transaction at the instant it begins; the log is planned up to then first."""
+        while True:
+            try:
+                return in_transaction(self._engine, lambda connection: work(connection, self._clock.now()))
+            except PlanningBehind:
+                logger.info("planning_was_behind")
+                self._planner.catch_up(self._clock.now())
 
 
 def _found(stored: StoredUser | None, user_id: int) -> StoredUser:
@@ -131,5 +140,12 @@ def _found(stored: StoredUser | None, user_id: int) -> StoredUser:
     return stored
 
 
-def _zone_times(batch: Sequence[UserInput]) -> list[ZoneTime]:
-    return list({(user.timezone, user.preferred_time) for user in batch})
+def _edited(user_ids: Sequence[int], batch: Sequence[UserInput], *, are_new: bool) -> EditedUsers:
+    return EditedUsers(
+        user_ids,
+        zone_times=list({(user.timezone, user.preferred_time) for user in batch}),
+        days=frozenset(
+            (name, value.month * 100 + value.day) for user in batch for name, value in user.dates.items()
+        ),
+        are_new=are_new,
+    )

@@ -122,7 +122,7 @@ class Deliverer:
         """Give back messages that were planned before their user was edited, and plan the user anew."""
         messages.hand_back(connection, batch, user_ids)
         present = users.lock(connection, user_ids)
-        self._planner.replan(connection, batch.tenant_id, present, now=now)
+        self._planner.replan_stored(connection, batch.tenant_id, present, now=now)
         logger.bind(batch_id=batch.id, users=len(user_ids)).info("stale_messages_replanned")
 
     def _send(self, batch: LeasedBatch, prepared: _Prepared, stop: StopSignal) -> BatchResult:

@@ -32,7 +32,8 @@ class Recover:
     def run(self, now: datetime) -> Mapping[str, int]:
         """Recover; returns messages planned and expired, and leases and enqueued batches that lapsed."""
         partitions = self._planner.create_partitions(now)
-        planned = self._planner.plan(now=now, through=self._gap_ends(now))
+        # Half the horizon: a daily run that was on time has planned that far, a missed one has not.
+        planned = self._planner.catch_up(now)
         expired = self._expire(now)
         leases, enqueued = in_transaction(self._engine, lambda connection: self._lapse(connection, now))
         return {
@@ -42,10 +43,6 @@ class Recover:
             "lapsed_enqueued": enqueued,
             "partitions": partitions,
         }
-
-    def _gap_ends(self, now: datetime) -> datetime:
-        """Half the horizon ahead: a daily run that was on time has planned that far, a missed one has not."""
-        return now + self._planner.policy.horizon / 2
 
     def _expire(self, now: datetime) -> int:
         total = 0

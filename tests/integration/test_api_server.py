@@ -16,15 +16,11 @@ import pytest
 
 from scheduler.process import CONFIGURATION_EXIT
 from tests.fixtures.api import USERS, a_user
+from tests.fixtures.ports import free_port
 from tests.fixtures.waiting import wait_until
 
 PROGRAM = (sys.executable, "-m", "api")
 ROWS = b"external_id,first_name,timezone\np1,Ann,Europe/London\n", b"p2,Bob,Asia/Tokyo\n"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Answer(NamedTuple):

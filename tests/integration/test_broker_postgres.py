@@ -15,7 +15,7 @@ from scheduler.clock import SystemClock
 from scheduler.domain.occasion import Channel, Priority
 from scheduler.errors import DatabaseUnavailable
 from scheduler.store.database import create_database_engine
-from tests.fixtures.rabbitmq import free_port
+from tests.fixtures.ports import free_port
 from tests.fixtures.tickets import add_ticket, enqueue_all
 from tests.integration.broker_contract import LEASE, SHORT, BrokerContract, consumer_of, drain, publish_all
 

@@ -20,7 +20,8 @@ from scheduler.clock import SystemClock
 from scheduler.domain.occasion import Channel, Priority
 from scheduler.errors import BrokerUnavailable, ConfigurationError
 from scheduler.store import batches
-from tests.fixtures.rabbitmq import RabbitNode, free_port, rabbitmq_nodes
+from tests.fixtures.ports import free_port
+from tests.fixtures.rabbitmq import RabbitNode, rabbitmq_nodes
 from tests.fixtures.tickets import add_ticket, enqueue_all
 from tests.fixtures.waiting import wait_until
 from tests.integration.broker_contract import (

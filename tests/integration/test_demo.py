@@ -14,7 +14,8 @@ import pytest
 
 from deploy.demo import demo_settings
 from scheduler.settings import Settings, default_data_dir
-from tests.fixtures.command_line import PROGRAM, data_folder, environment, free_port
+from tests.fixtures.command_line import PROGRAM, data_folder, environment
+from tests.fixtures.ports import free_port
 from tests.fixtures.waiting import wait_until
 
 

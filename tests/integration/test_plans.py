@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from scheduler.clock import SettableClock
 from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import Channel, Priority
+from scheduler.planner import EditedUsers
 from scheduler.store import batches, messages, users
 from scheduler.store.batches import BatchReference, Counts, LeasedBatch
 from scheduler.store.database import create_database_engine
@@ -217,7 +218,9 @@ def test_one_user_is_replanned_without_reading_anybody_elses_rows(
     pipeline = Pipeline(filled, SettableClock(NINE))
     plan = plans(
         connection,
-        lambda connection: pipeline.planner.replan(connection, TENANT, [7], now=NINE, zone_times=ZONES),
+        lambda connection: pipeline.planner.replan_edited(
+            connection, TENANT, EditedUsers([7], ZONES), now=NINE
+        ),
     )
     read = scanned(plan)
     assert read["users"] == {"users_pkey"}

@@ -104,6 +104,22 @@ def test_downtime_from_before_the_plan_until_after_the_day_loses_nobody(engine: 
     assert len(travel.accepted()) == len(due) - len(expired)
 
 
+def test_a_move_east_while_planning_is_behind_loses_nobody(engine: Engine) -> None:
+    """In New York the day's greeting was never planned, in Tokyo it lies before what was: the edit plans first."""
+    travel = TimeTravel(
+        engine,
+        SettableClock(utc("2027-02-26 00:00")),
+        downtimes=[downtime("2027-02-27 06:01", "2027-03-01 20:00")],
+        precalculate_cron="0 6 * * *",
+    )
+    user_id = travel.add(timezone="America/New_York")
+    travel.edit_at("2027-03-01 16:00", user_id, timezone="Asia/Tokyo")
+    travel.run("2027-03-03 00:00")
+    [message] = travel.messages()
+    assert (message.state, message.local_date, message.timezone) == ("sent", date(2027, 3, 1), "Asia/Tokyo")
+    assert len(travel.accepted()) == 1
+
+
 def test_restarts_in_quick_succession_send_nothing_twice(engine: Engine) -> None:
     pauses = [
         downtime(f"2027-03-01 {hour:02}:{minute:02}", f"2027-03-01 {hour:02}:{minute + 7:02}")

@@ -170,7 +170,7 @@ def test_a_claim_that_meets_an_edit_follows_it(travel: TimeTravel) -> None:
     with ThreadPoolExecutor(1) as executor:
         with travel.engine.begin() as connection:
             connection.execute(text("UPDATE users SET timezone = 'America/Lima', version = version + 1"))
-            replanned = travel.planner.replan(connection, 1, [user_id], now=travel.clock.now())
+            replanned = travel.planner.replan_stored(connection, 1, [user_id], now=travel.clock.now())
             claiming = executor.submit(claim)
             wait_until_blocked(travel.engine, claiming)
         assert claiming.result(timeout=60) == 0

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fixtures.command_line import PEOPLE, PROGRAM, data_folder, daybreak, environment, free_port
+from tests.fixtures.command_line import PEOPLE, PROGRAM, data_folder, daybreak, environment
+from tests.fixtures.ports import free_port
 from tests.fixtures.waiting import wait_until
 
 

@@ -88,7 +88,9 @@ def _run(port: int, users: int, connections: int) -> None:
     shares = [range(users)[number::connections] for number in range(connections)]
     with ProcessPoolExecutor(connections) as clients:
         ids: list[list[int]] = [[] for _ in shares]
-        click.echo(f"{'':<10}{'requests':>9}{'per second':>12}{'p50':>9}{'p95':>9}{'p99':>9}   at {connections} connections")
+        click.echo(
+            f"{'':<10}{'requests':>9}{'per second':>12}{'p50':>9}{'p95':>9}{'p99':>9}   at {connections} connections"
+        )
         for name, call in (("create", _create), ("read", _read), ("change", _change), ("delete", _delete)):
             work = ids if name != "create" else [list(share) for share in shares]
             started = perf_counter()
@@ -101,7 +103,9 @@ def _run(port: int, users: int, connections: int) -> None:
 
 def _report(name: str, latencies: list[float], seconds: float) -> None:
     ordered = sorted(latencies)
-    percentiles = "".join(f"{1000 * ordered[int(share * (len(ordered) - 1))]:>6.1f} ms" for share in (0.5, 0.95, 0.99))
+    percentiles = "".join(
+        f"{1000 * ordered[int(share * (len(ordered) - 1))]:>6.1f} ms" for share in (0.5, 0.95, 0.99)
+    )
     click.echo(f"{name:<10}{len(ordered):>9,}{len(ordered) / seconds:>12,.0f}{percentiles}")
 
 
@@ -150,7 +154,9 @@ def _delete(connection: HTTPConnection, user_id: int) -> int:
 def _expect(
     connection: HTTPConnection, status: int, method: str, path: str, body: object = None
 ) -> dict[str, dict[str, int]]:
-    connection.request(method, path, None if body is None else json.dumps(body), {} if body is None else _JSON)
+    connection.request(
+        method, path, None if body is None else json.dumps(body), {} if body is None else _JSON
+    )
     answer = connection.getresponse()
     content = answer.read()
     if answer.status != status:

@@ -269,7 +269,8 @@ def test_pointers_are_escaped_and_printable() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), 2**53 + 1, 1e300, "a\x00", "a\ud800", "x" * 1001, [], {}, date(2000, 1, 1)]
+    "value",
+    [float("nan"), float("inf"), 2**53 + 1, 1e300, "a\x00", "a\ud800", "x" * 1001, [], {}, date(2000, 1, 1)],
 )
 def test_no_attribute(value: Any) -> None:
     (message,) = refusals(attributes={"a": value}).values()
