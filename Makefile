@@ -6,11 +6,11 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(if $(UPGRADE),--upgrade)
-SLOW_TESTS := $(wildcard tests/properties tests/integration)
+SLOW_TESTS := tests/properties tests/integration tests/faults
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check lock
+.PHONY: help setup run test check bench faults load lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,10 @@ setup: .venv/.development ## make .venv with all that the other targets need
 run: .venv/.runtime ## start everything with made-up people and show their messages going out
 	$(BIN)/daybreak demo
 
-test: check ## everything: check, then the tests that need servers or patience
-	$(if $(SLOW_TESTS),$(BIN)/pytest -n 2 $(SLOW_TESTS))
+test: check rabbitmq ## everything: check, the tests that need servers or patience, short forms of bench and load
+	$(BIN)/pytest -n 2 --dist worksteal $(SLOW_TESTS)
+	$(BIN)/python -m tests.bench.million --messages 20000
+	$(BIN)/python -m tests.load.api --users 800
 
 check: .venv/.development ## format, lint, types, import contracts, quick tests: under a minute
 	$(BIN)/ruff format --check .
@@ -29,6 +31,15 @@ check: .venv/.development ## format, lint, types, import contracts, quick tests:
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest tests/unit tests/architecture
+
+bench: .venv/.development ## plan a million messages and drain them through each provider: prints rates
+	$(BIN)/python -m tests.bench.million
+
+faults: .venv/.development ## kill and pause real processes and servers, then compare log and ledger
+	$(BIN)/pytest tests/faults
+
+load: .venv/.development ## create, read, change and delete users at sixteen connections: prints latencies
+	$(BIN)/python -m tests.load.api
 
 lock: .venv/.created ## write the lock files from pyproject.toml (UPGRADE=1: with the newest versions)
 	$(COMPILE) pyproject.toml --group build --output-file requirements.lock
@@ -46,6 +57,14 @@ lock: .venv/.created ## write the lock files from pyproject.toml (UPGRADE=1: wit
 	$(PYTHON) -m venv .venv
 	@$(PIP) --require-hashes -r requirements-installer.lock || echo "going on without uv, with pip"
 	@touch $@
+
+# Tests start a RabbitMQ of their own, from Debian's package.
+.PHONY: rabbitmq
+rabbitmq:
+	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+		then apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+			apt-get -qq install --yes --no-install-recommends rabbitmq-server; \
+		else echo "the tests need RabbitMQ: run 'sudo apt-get install rabbitmq-server' first" >&2; exit 1; fi
 
 # The project itself is built by the locked setuptools: nothing is downloaded that no hash guards.
 .venv/.runtime: .venv/.created requirements.lock pyproject.toml

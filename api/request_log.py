@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from http import HTTPStatus
 from typing import Final, cast
 
 from flask import Flask, Response, g, request
@@ -30,13 +31,15 @@ def register_request_log(app: Flask, clock: Clock) -> None:
 
     def finish(response: Response) -> Response:
         response.headers[HEADER] = request_id()
+        # A page that polls and finds nothing new is no news for the log either.
+        level = "DEBUG" if response.status_code == HTTPStatus.NOT_MODIFIED else "INFO"
         logger.bind(
             method=request.method,
             route=route(),
             status=response.status_code,
             duration_ms=round((clock.monotonic() - g.started) * 1000, 1),
             request_id=request_id(),
-        ).info("request_served")
+        ).log(level, "request_served")
         return response
 
     app.before_request(begin)
