@@ -1,12 +1,14 @@
 """The minute's job: publish each batch when it falls due.
 
 A run owns the time until the next tick. It wakes for each due instant, and once a second for what an
-edit may have made due at once. Batches are committed as `enqueued` before they are published, so a
+edit may have made due at once and for batches of workers that were lost: their leases lapse here, so that
+nobody waits for the next recovery. Batches are committed as `enqueued` before they are published, so a
 worker never hears of one it cannot lease, and one whose publishing fails is due again soon.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from threading import Event
@@ -24,6 +26,7 @@ from scheduler.store.database import in_transaction
 
 _MOST_AT_ONCE: Final = 500
 _LONGEST_REST: Final = timedelta(seconds=1)
+_SHORTEST_REST: Final = timedelta(milliseconds=20)
 _PUBLISH_AGAIN_AFTER: Final = timedelta(seconds=5)
 
 
@@ -38,7 +41,11 @@ class Enqueue:
         self._clock = clock
 
     def run(self, now: datetime) -> Mapping[str, int]:
-        """Publish all that is due at `now`; returns the batches enqueued and those to be published again."""
+        """Publish all that is due at `now`, what a lost worker held included.
+
+        Returns the batches enqueued, those to be published again, and the leases that lapsed.
+        """
+        lapsed = in_transaction(self._engine, lambda connection: batches.lapse_leases(connection, now=now))
         enqueued = unpublished = 0
         while references := in_transaction(
             self._engine, lambda connection: batches.enqueue_due(connection, now=now, most=_MOST_AT_ONCE)
@@ -52,25 +59,24 @@ class Enqueue:
                 break
         else:
             self._keep_alive()
-        return {"enqueued": enqueued, "unpublished": unpublished}
+        return {"enqueued": enqueued, "unpublished": unpublished, "lapsed_leases": lapsed}
 
     def run_until(self, stop: Event, until: datetime) -> Mapping[str, int]:
         """Publish what falls due before `until`, each batch at its instant; ends early where `stop` is set."""
-        enqueued = unpublished = 0
+        total: Counter[str] = Counter(enqueued=0, unpublished=0, lapsed_leases=0)
         while not stop.is_set():
             now = self._clock.now()
-            counts = self.run(now)
-            enqueued += counts["enqueued"]
-            unpublished += counts["unpublished"]
+            total.update(self.run(now))
             if now >= until or self._clock.wait(stop, min(until, self._next_look(now))):
                 break
-        return {"enqueued": enqueued, "unpublished": unpublished}
+        return total
 
     def _next_look(self, now: datetime) -> datetime:
         rested = now + _LONGEST_REST
         with self._engine.connect() as connection:
             due = batches.next_due(connection)
-        return rested if due is None else max(now, min(rested, due))
+        # What is due already is in the hands of somebody else's transaction: not to be asked for without pause.
+        return rested if due is None else max(now + _SHORTEST_REST, min(rested, due))
 
     def _keep_alive(self) -> None:
         try:

@@ -214,11 +214,12 @@ class BrokerContract:
     ) -> None:
         add_ticket(engine, now)
         failing = Enqueue(engine, rig.unreachable_broker(), SystemClock())
-        assert failing.run(now) == {"enqueued": 1, "unpublished": 1}
+        assert failing.run(now) == {"enqueued": 1, "unpublished": 1, "lapsed_leases": 0}
         broker = rig.broker()
         assert Enqueue(engine, broker, SystemClock()).run(now + timedelta(minutes=1)) == {
             "enqueued": 1,
             "unpublished": 0,
+            "lapsed_leases": 0,
         }
         assert len(drain(engine, consumer_of(broker, consumers), now)) == 1
 
