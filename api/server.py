@@ -68,8 +68,7 @@ def run_api(settings: Settings, stop: Event) -> None:
 
 def _engine(settings: Settings) -> Engine:
     # One connection for each thread, so that no request waits for another's.
-    connections = max(settings.pool_size, THREADS)
-    return engine_for(settings.model_copy(update={"pool_size": connections}), "api")
+    return engine_for(settings, "api", least_connections=THREADS)
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no types

@@ -17,9 +17,9 @@ from sqlalchemy.exc import OperationalError
 from deploy.data_folder import server_use
 from deploy.embedded import EmbeddedServer, start_embedded
 from scheduler.errors import ConfigurationError, DatabaseUnavailable
+from scheduler.service import engine_for
 from scheduler.settings import Settings
 from scheduler.store import migrate
-from scheduler.store.database import create_database_engine
 from scheduler.store.migrate import SchemaStatus
 
 Say = Callable[[str], None]
@@ -56,11 +56,9 @@ def with_database(settings: Settings, server: EmbeddedServer) -> Settings:
 
 
 @contextmanager
-def engine_on(settings: Settings, role: str) -> Iterator[Engine]:
-    """An engine on the database the settings name, let go at the end; what cannot be reached is DatabaseUnavailable."""
-    engine = create_database_engine(
-        _url(settings), pool_size=settings.pool_size, application_name=f"daybreak-{role}"
-    )
+def engine_on(settings: Settings, role: str, *, least_connections: int = 1) -> Iterator[Engine]:
+    """As `engine_for`, let go at the end; what cannot be reached is DatabaseUnavailable."""
+    engine = engine_for(settings, role, least_connections=least_connections)
     try:
         yield engine
     except OperationalError as error:

@@ -73,7 +73,8 @@ class Registry:
         """Change what `patch` names (RFC 7396). Raises InvalidInput, NotFound, Conflict or ValidationError."""
 
         def work(connection: Connection, now: datetime) -> WrittenUser:
-            before = _found(users.find(connection, tenant_id, user_id, lock=True), user_id)
+            users.lock(connection, [user_id])
+            before = _found(users.find(connection, tenant_id, user_id), user_id)
             user = patched(before.values, patch)
             self._check(user)
             stored = users.replace(connection, tenant_id, user_id, user, now=now)

@@ -17,7 +17,7 @@ from scheduler.errors import ConfigurationError
 from scheduler.jobs.enqueue import Enqueue
 from scheduler.jobs.precalculate import Precalculate
 from scheduler.jobs.recover import Recover
-from scheduler.jobs.run import JobRunner
+from scheduler.jobs.run import CONNECTIONS_OF_A_RUN, JOBS, JobRunner
 from scheduler.planner import Planner, PlanningPolicy
 from scheduler.settings import Settings
 from scheduler.store.database import create_database_engine
@@ -33,8 +33,12 @@ class Jobs:
     recover: Recover
 
 
-def engine_for(settings: Settings, role: str) -> Engine:
-    """An engine on the database the settings name. Raises ConfigurationError where they name none."""
+def engine_for(settings: Settings, role: str, *, least_connections: int = 1) -> Engine:
+    """An engine on the database the settings name, with as many connections as they say, and enough.
+
+    With fewer than `least_connections` the process would wait for itself. Raises ConfigurationError where
+    the settings name no database.
+    """
     if settings.database_url is None:
         raise ConfigurationError(
             f"DAYBREAK_DATABASE_URL: got nothing, but the {role} needs a database; takes "
@@ -42,7 +46,7 @@ def engine_for(settings: Settings, role: str) -> Engine:
         )
     return create_database_engine(
         settings.database_url.get_secret_value(),
-        pool_size=settings.pool_size,
+        pool_size=max(settings.pool_size, least_connections),
         application_name=f"daybreak-{role}",
     )
 
@@ -78,7 +82,8 @@ def jobs_for(settings: Settings, engine: Engine, clock: Clock) -> Jobs:
 def run_scheduler(settings: Settings, stop: Event) -> None:
     """Run the jobs by cron until `stop` is set; what runs then comes to its end."""
     clock = SystemClock()
-    engine = engine_for(settings, "scheduler")
+    # All jobs may run at once, and one that stands by asks for a lock meanwhile.
+    engine = engine_for(settings, "scheduler", least_connections=len(JOBS) * CONNECTIONS_OF_A_RUN + 1)
     jobs = jobs_for(settings, engine, clock)
     cron = Cron(
         JobRunner(engine, clock),

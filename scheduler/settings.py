@@ -174,6 +174,12 @@ class Settings(BaseSettings):
     http_total_timeout_seconds: Seconds = 30.0
     """Seconds the http provider gives one request in all."""
 
+    breaker_failures: Annotated[int, Field(ge=1, le=1000), Takes("a whole number from 1 to 1000")] = 5
+    """Failures of a provider in a row after which its circuit opens and nothing is sent to it."""
+
+    breaker_reset_seconds: Seconds = 30.0
+    """Seconds a circuit stays open before one message is sent to see whether the provider is back."""
+
     log_level: Annotated[
         Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"],
         BeforeValidator(values.upper_case),

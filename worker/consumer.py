@@ -57,8 +57,12 @@ class DeliveryLoop:
         self._consumer.close()
 
     def deliver_next(self, wait: timedelta) -> bool:
-        """Deliver one batch if there is one within `wait`; whether there was."""
-        delivery = self._consumer.receive(self._lease_for, wait)
+        """Deliver one batch if there is one within `wait`; whether there was.
+
+        Batches that could only be handed back, as their provider's circuit is open, are left with the broker.
+        """
+        paused = self._deliverer.paused_channels()
+        delivery = self._consumer.receive(self._lease_for, wait, paused)
         if delivery is None:
             return False
         held = self._keeper.hold(delivery.batch, self._shutdown)

@@ -4,11 +4,13 @@ Nothing is open towards the database while the provider is called. The claim is 
 that a crash leaves `sending` behind (outcome unknown: the same key is tried again under the next
 lease); the outcomes are written in one transaction that begins by closing the batch under its lease
 token, so that a worker whose lease has lapsed writes nothing.
+
+While its provider takes nothing, a batch is handed back unclaimed, due when the provider is worth a try.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -30,7 +32,7 @@ from scheduler.store.batches import Counts, LeasedBatch
 from scheduler.store.database import in_transaction
 from scheduler.store.failures import FailedAttempt
 from scheduler.store.messages import ClaimedMessage
-from worker.channels.port import OutgoingMessage, Provider, StopSignal
+from worker.channels.port import DeliveryControl, OutgoingMessage, Provider
 from worker.claims import ReadyMessage, SortedClaims, sort_claims
 from worker.results import BatchResult, sort_outcomes
 from worker.templates import Template, compile_template
@@ -78,7 +80,13 @@ class Deliverer:
         self._clock = clock
         self._random = random
 
-    def deliver(self, batch: LeasedBatch, stop: StopSignal) -> Counts:
+    def paused_channels(self) -> Collection[Channel]:
+        """The channels whose providers take nothing as things are: their batches are not worth receiving."""
+        return [
+            channel for channel, provider in self._providers.items() if provider.pauses_until() is not None
+        ]
+
+    def deliver(self, batch: LeasedBatch, control: DeliveryControl) -> Counts:
         """Deliver what still belongs to `batch` and record it; returns what became of it.
 
         Raises LeaseLost where the lease lapsed on the way: nothing of the outcomes is written, and the
@@ -86,8 +94,11 @@ class Deliverer:
         claim at once, with outcomes in hand once the lease is over as well.
         """
         prepared = in_transaction(self._engine, lambda connection: self._claim(connection, batch))
-        result = self._send(batch, prepared, stop)
-        counts = self._record(batch, prepared, result, stop)
+        if prepared is None:
+            logger.bind(batch_id=batch.id, channel=batch.channel.value).info("batch_postponed")
+            return Counts()
+        result = self._send(batch, prepared, control)
+        counts = self._record(batch, prepared, result, control)
         logger.bind(
             batch_id=batch.id,
             occasion=prepared.occasion.key,
@@ -96,15 +107,20 @@ class Deliverer:
             dead=counts.dead,
             expired=counts.expired,
             cancelled=counts.cancelled,
-            handed_back=len(result.not_attempted),
+            handed_back=len(result.handed_back),
         ).info("batch_delivered")
         return counts
 
-    def _claim(self, connection: Connection, batch: LeasedBatch) -> _Prepared:
+    def _claim(self, connection: Connection, batch: LeasedBatch) -> _Prepared | None:
+        """Claim what is still to be sent, or hand the batch back while its provider takes nothing (None)."""
         now = self._clock.now()
         batches.fence(connection, batch)
         occasion = occasions.by_id(connection, [batch.occasion_id])[batch.occasion_id]
         is_late = now > batch.send_at + (occasion.lateness_limit or self._policy.lateness_limit)
+        due_again = None if is_late else self._providers[batch.channel].pauses_until()
+        if due_again is not None:
+            batches.hand_back(connection, batch, Counts(), due_at=due_again)
+            return None
         expired = messages.expire(connection, batch) if is_late else 0
         claimed = messages.claim(connection, batch)
         if is_late:
@@ -125,17 +141,17 @@ class Deliverer:
         self._planner.replan_stored(connection, batch.tenant_id, present, now=now)
         logger.bind(batch_id=batch.id, users=len(user_ids)).info("stale_messages_replanned")
 
-    def _send(self, batch: LeasedBatch, prepared: _Prepared, stop: StopSignal) -> BatchResult:
+    def _send(self, batch: LeasedBatch, prepared: _Prepared, control: DeliveryControl) -> BatchResult:
         ready = prepared.claims.ready
         policy = self._retry_policy(prepared.occasion)
         if not ready:
             return sort_outcomes([], policy, self._random)
         outgoing = [_render(batch, prepared.occasion, message) for message in ready]
-        outcomes = self._providers[batch.channel].deliver(outgoing, stop)
+        outcomes = self._providers[batch.channel].deliver(outgoing, control)
         return sort_outcomes(zip(ready, outcomes, strict=True), policy, self._random)
 
     def _record(
-        self, batch: LeasedBatch, prepared: _Prepared, result: BatchResult, stop: StopSignal
+        self, batch: LeasedBatch, prepared: _Prepared, result: BatchResult, control: DeliveryControl
     ) -> Counts:
         """Write the outcomes; while the database is away and the lease is held, again: else all is sent anew."""
         counts = _count(prepared, result)
@@ -151,7 +167,7 @@ class Deliverer:
                 in_transaction(self._engine, work)
                 return counts
             except (OperationalError, InterfaceError) as error:
-                if stop.abandon():
+                if control.abandon():
                     raise
                 logger.bind(batch_id=batch.id, cause=type(error.orig).__name__).warning("recording_failed")
             again = True
@@ -168,12 +184,13 @@ class Deliverer:
         now = self._clock.now()
         claims = prepared.claims
         # What was replanned may still be due now: the next lease finds it, or finds it moved.
-        if result.not_attempted or claims.stale:
-            batches.hand_back(connection, batch, counts, due_at=now)
+        if result.handed_back or claims.stale:
+            due_at = self._providers[batch.channel].pauses_until() or now
+            batches.hand_back(connection, batch, counts, due_at=due_at)
         else:
             batches.finish(connection, batch, counts, now=now)
         messages.accept(connection, batch, result.accepted)
-        messages.hand_back(connection, batch, result.not_attempted)
+        messages.hand_back(connection, batch, result.handed_back)
         messages.cancel(connection, batch, claims.deleted, reason=NotSentReason.USER_DELETED)
         messages.cancel(connection, batch, claims.unreachable, reason=NotSentReason.NO_ADDRESS)
         self._record_retries(connection, batch, result, now)

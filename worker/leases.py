@@ -18,6 +18,7 @@ from scheduler.clock import Clock
 from scheduler.errors import LeaseLost
 from scheduler.store import batches
 from scheduler.store.batches import LeasedBatch
+from worker.channels.port import Outcome
 
 
 class Shutdown:
@@ -45,7 +46,7 @@ class Shutdown:
 
 
 class HeldLease:
-    """A delivery's right to go on; the stop signal that providers ask."""
+    """A delivery's right to go on: what providers ask before they begin anything."""
 
     def __init__(self, batch: LeasedBatch, shutdown: Shutdown, clock: Clock, length: timedelta) -> None:
         self.batch = batch
@@ -69,6 +70,9 @@ class HeldLease:
     def abandon(self) -> bool:
         """Whether what is in flight is to be given up."""
         return self._shutdown.is_overdue() or self._gone()
+
+    def note(self, outcome: Outcome, began_at: float) -> None:
+        """A lease learns nothing from outcomes: see the port for who does."""
 
     def _gone(self) -> bool:
         return self._lost or self._clock.monotonic() >= self._ends
@@ -128,6 +132,7 @@ class LeaseKeeper:
             lease.prolong(self._length, asked_at)
         except LeaseLost:
             lease.lose()
-            logger.bind(batch_id=lease.batch.id).warning("lease_lost")
+            # A batch finished a moment ago has no lease either. A delivery that did lose it says so itself.
+            logger.bind(batch_id=lease.batch.id).debug("lease_gone")
         except SQLAlchemyError:
             logger.bind(batch_id=lease.batch.id).warning("lease_not_renewed")

@@ -31,8 +31,9 @@ class BatchResult:
     retries: dict[Retry, list[int]] = field(default_factory=lambda: defaultdict(list))
     dead: list[FailedAttempt] = field(default_factory=list)
     failed: list[FailedAttempt] = field(default_factory=list)
-    """Every attempt that failed: those retried and those given up."""
-    not_attempted: list[int] = field(default_factory=list)
+    """Every attempt that failed: those retried, those given up and those that are not counted."""
+    handed_back: list[int] = field(default_factory=list)
+    """Not attempted, or failed for reasons that are not the message's: as if this lease had not been."""
 
 
 def sort_outcomes(
@@ -45,7 +46,7 @@ def sort_outcomes(
             case Accepted(at):
                 result.accepted[message.recipient.id] = at
             case NotAttempted():
-                result.not_attempted.append(message.recipient.id)
+                result.handed_back.append(message.recipient.id)
             case Failed():
                 _sort_failure(result, message, outcome, policy, random)
     return result
@@ -63,6 +64,9 @@ def _sort_failure(
         failed_at=failure.at,
     )
     result.failed.append(attempt)
+    if _is_excused(message, failure):
+        result.handed_back.append(message.recipient.id)
+        return
     decision = None
     if failure.kind is not FailureKind.PERMANENT:
         decision = decide_retry(policy, message.attempt, failure.retry_after, random)
@@ -72,6 +76,16 @@ def _sort_failure(
         # Whole seconds, so that the failures of one batch can share a batch again.
         due_at = failure.at.replace(microsecond=0) + decision.retry_in
         result.retries[Retry(due_at, message.attempt)].append(message.recipient.id)
+
+
+def _is_excused(message: ReadyMessage, failure: Failed) -> bool:
+    """Whether the attempt is not counted.
+
+    A first attempt that may have been accepted is: uncounted, the message would be `scheduled` again, and
+    an edit could give it another date and so another key.
+    """
+    may_be_out = failure.kind is FailureKind.UNKNOWN and message.attempt == 1
+    return not failure.burns_attempt and not may_be_out
 
 
 def _final(attempt: FailedAttempt, failure: Failed) -> FailedAttempt:

@@ -18,6 +18,8 @@ from scheduler.domain.retry import RetryPolicy
 from scheduler.planner import Planner
 from scheduler.service import broker_for, engine_for, planner_for
 from scheduler.settings import Settings
+from worker.breaker import Circuit, CircuitPolicy
+from worker.channels.guarded import CircuitProvider
 from worker.channels.http import HttpProvider, HttpSettings
 from worker.channels.outbox import OutboxProvider
 from worker.channels.port import Provider
@@ -27,7 +29,7 @@ from worker.leases import LeaseKeeper, Shutdown
 
 
 def provider_for(settings: Settings, clock: Clock) -> Provider:
-    """The provider that the settings name; used by one thread."""
+    """The provider that the settings name, without its circuit; used by one thread."""
     if settings.provider == "http" and settings.http_url is not None:
         return HttpProvider(_http_settings(settings, settings.http_url), clock)
     return OutboxProvider(settings.outbox_file, clock)
@@ -51,6 +53,11 @@ def delivery_policy(settings: Settings) -> DeliveryPolicy:
     return DeliveryPolicy(settings.lateness_limit, retry)
 
 
+def circuit_policy(settings: Settings) -> CircuitPolicy:
+    """When the circuits of providers open, and for how long."""
+    return CircuitPolicy(settings.breaker_failures, settings.breaker_reset_seconds)
+
+
 class Worker:
     """One worker process: threads that deliver, and one that keeps their leases."""
 
@@ -61,13 +68,14 @@ class Worker:
         self._lease_for = timedelta(seconds=settings.lease_seconds)
         self._keeper = LeaseKeeper(engine, clock, self._lease_for)
         self._shutdown = Shutdown(stop, clock, timedelta(seconds=settings.stop_deadline_seconds))
+        self._circuits: dict[str, Circuit] = {}
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def run(self) -> None:
         """Deliver until the stop is asked for; what is under way then is finished or handed back in time."""
         planner = planner_for(self._settings, self._engine)
         broker = broker_for(self._settings, self._engine, self._clock)
-        providers = [provider_for(self._settings, self._clock) for _ in range(self._settings.worker_threads)]
+        providers = [self._provider() for _ in range(self._settings.worker_threads)]
         loops = [self._loop(number, provider, planner, broker) for number, provider in enumerate(providers)]
         self._keeper.start()
         logger.bind(worker=self._name, threads=len(loops), provider=providers[0].name).info("worker_started")
@@ -78,6 +86,12 @@ class Worker:
             for provider in providers:
                 provider.close()
             logger.bind(worker=self._name).info("worker_stopped")
+
+    def _provider(self) -> Provider:
+        """A provider of one thread's own, behind the circuit that all threads share."""
+        provider = provider_for(self._settings, self._clock)
+        circuit = Circuit(provider.name, self._clock, circuit_policy(self._settings))
+        return CircuitProvider(provider, self._circuits.setdefault(provider.name, circuit))
 
     def _loop(self, number: int, provider: Provider, planner: Planner, broker: Broker) -> DeliveryLoop:
         deliverer = Deliverer(

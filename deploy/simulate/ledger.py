@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from scheduler.clock import Clock
-from worker.channels.port import Accepted, NotAttempted, Outcome, OutgoingMessage, StopSignal
+from worker.channels.port import Accepted, DeliveryControl, NotAttempted, Outcome, OutgoingMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,13 @@ class LedgerProvider:
         self._clock = clock
         self.acceptances: list[Acceptance] = []
 
-    def deliver(self, messages: Sequence[OutgoingMessage], stop: StopSignal) -> list[Outcome]:
+    def pauses_until(self) -> datetime | None:
+        """It takes messages at any time."""
+        return None
+
+    def deliver(self, messages: Sequence[OutgoingMessage], control: DeliveryControl) -> list[Outcome]:
         """Accept each message now, unless told to start no more."""
-        return [NotAttempted() if stop.start_no_more() else self._accept(message) for message in messages]
+        return [NotAttempted() if control.start_no_more() else self._accept(message) for message in messages]
 
     def close(self) -> None:
         """Nothing is open."""

@@ -29,8 +29,10 @@ class Delivery(Protocol):
 class Consumer(Protocol):
     """One worker thread's way to receive; not to be shared between threads."""
 
-    def receive(self, lease_for: timedelta, wait: timedelta) -> Delivery | None:
-        """The most urgent batch of the consumer's channels, leased for `lease_for`.
+    def receive(
+        self, lease_for: timedelta, wait: timedelta, paused: Collection[Channel] = ()
+    ) -> Delivery | None:
+        """The most urgent batch of the consumer's channels but those `paused`, leased for `lease_for`.
 
         Waits up to `wait` for one; None if there was none. Raises BrokerUnavailable or
         DatabaseUnavailable; the caller tries again after a while.

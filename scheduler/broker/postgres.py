@@ -74,13 +74,15 @@ class PostgresConsumer:
         self._channels = deque(channels)
         self._listening: Connection | None = None
 
-    def receive(self, lease_for: timedelta, wait: timedelta) -> PostgresDelivery | None:
+    def receive(
+        self, lease_for: timedelta, wait: timedelta, paused: Collection[Channel] = ()
+    ) -> PostgresDelivery | None:
         """See the port. One round of look-ups, and one more after the bell has rung."""
         try:
             listening = self._listen()
-            found = self._lease_next(lease_for)
+            found = self._lease_next(lease_for, paused)
             if found is None and wait > timedelta() and _bell_rings(listening, wait):
-                found = self._lease_next(lease_for)
+                found = self._lease_next(lease_for, paused)
         except (DBAPIError, psycopg.Error) as error:  # the bell is heard by the driver itself
             self.close()
             raise DatabaseUnavailable("PostgreSQL does not answer") from error
@@ -93,11 +95,11 @@ class PostgresConsumer:
             self._listening.close()
             self._listening = None
 
-    def _lease_next(self, lease_for: timedelta) -> LeasedBatch | None:
+    def _lease_next(self, lease_for: timedelta, paused: Collection[Channel]) -> LeasedBatch | None:
         for _ in range(len(self._channels)):
             channel = self._channels[0]
             self._channels.rotate(-1)
-            if leased := self._lease(channel, lease_for):
+            if channel not in paused and (leased := self._lease(channel, lease_for)):
                 return leased
         return None
 

@@ -57,7 +57,8 @@ MESSAGE_TRANSITIONS: Final[Mapping[MessageEvent, Transition[MessageState]]] = Ma
         MessageEvent.ACCEPT: Transition((_S.SENDING,), _S.SENT),
         MessageEvent.RETRY: Transition((_S.SENDING,), _S.RETRYING),
         MessageEvent.BURY: Transition((_S.SENDING,), _S.DEAD),
-        # Never given to a provider under this claim, so the claim's attempt is taken back.
+        # Not given to a provider under this claim, or not taken for reasons that are not the message's: the
+        # claim's attempt is taken back.
         MessageEvent.HAND_BACK: Transition((_S.SENDING,), _S.SCHEDULED),
         MessageEvent.HAND_BACK_RETRY: Transition((_S.SENDING,), _S.RETRYING),
         MessageEvent.EXPIRE: Transition((_S.SCHEDULED, _S.RETRYING), _S.EXPIRED),

@@ -17,6 +17,9 @@ from scheduler.store.job_runs import Trigger
 JOBS = ("precalculate", "enqueue", "recover")
 """The jobs by name, in the order they are shown."""
 
+CONNECTIONS_OF_A_RUN = 2
+"""Database connections that one run holds at the same time: its lock's and its work's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:

@@ -99,18 +99,28 @@ UPDATE batches
 SET {_TO_PENDING}, lease_expires_at = NULL, leased_by = NULL, enqueued_at = NULL, due_at = :due_at, {_COUNTS}
 WHERE id = :id AND lease_token = :lease_token AND {_MAY_HAND_BACK}""")
 
-_LAPSE_LEASES: Final = text(f"""
-UPDATE batches
-SET {_TO_LAPSED}, lease_expires_at = NULL, leased_by = NULL, enqueued_at = NULL, due_at = :now
-WHERE state = 'leased' AND lease_expires_at < :now""")
 
-_LAPSE_ENQUEUED: Final = text(f"""
-UPDATE batches SET {_TO_LAPSED}, enqueued_at = NULL, due_at = :now
-WHERE state = 'enqueued' AND enqueued_at < :deadline""")
+def _lapse(condition: str, due_at: str) -> str:
+    """Make the batches of `condition` pending again, but for those that somebody is writing at this moment.
 
-_LAPSE_UNPUBLISHED: Final = text(f"""
-UPDATE batches SET {_TO_LAPSED}, enqueued_at = NULL, due_at = :due_at
-WHERE id = ANY(CAST(:ids AS bigint[])) AND state = 'enqueued' AND enqueued_at = :enqueued_at""")
+    A worker that stands still in the middle of a transaction must not hold up everybody else's batches.
+    """
+    return f"""
+WITH lapsed AS MATERIALIZED (
+    SELECT id FROM batches WHERE {condition} FOR UPDATE SKIP LOCKED
+)
+UPDATE batches b
+SET {_TO_LAPSED}, lease_expires_at = NULL, leased_by = NULL, enqueued_at = NULL, due_at = {due_at}
+FROM lapsed WHERE b.id = lapsed.id"""
+
+
+_LAPSE_LEASES: Final = text(_lapse("state = 'leased' AND lease_expires_at < :now", ":now"))
+_LAPSE_ENQUEUED: Final = text(_lapse("state = 'enqueued' AND enqueued_at < :deadline", ":now"))
+_LAPSE_UNPUBLISHED: Final = text(
+    _lapse(
+        "id = ANY(CAST(:ids AS bigint[])) AND state = 'enqueued' AND enqueued_at = :enqueued_at", ":due_at"
+    )
+)
 
 # Each arm of the OR has an index of its own; what is not due yet is looked at once it is.
 _OVERDUE: Final = text(f"""

@@ -2,7 +2,8 @@
 
 Connections outlive neither a dead server nor a dead network: keepalives and `tcp_user_timeout` end
 what no statement timeout can (TRAPS: a stopped server answers nothing), and the pool checks each
-connection before lending it.
+connection before lending it. The other way round, the server ends a session that falls silent in the
+middle of a transaction: its locks must not outlast a process that stands still or cannot be reached.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ Result = TypeVar("Result")
 _TRANSACTION_TRIES: Final = 5
 _CONNECT_TIMEOUT_SECONDS: Final = 5
 _UNACKNOWLEDGED_TIMEOUT_MILLISECONDS: Final = 30_000
+_SILENT_TRANSACTION_SECONDS: Final = 60
 
 
 def create_database_engine(url: str, *, pool_size: int, application_name: str) -> Engine:
@@ -39,7 +41,8 @@ def create_database_engine(url: str, *, pool_size: int, application_name: str) -
             "keepalives_count": 3,
             "tcp_user_timeout": _UNACKNOWLEDGED_TIMEOUT_MILLISECONDS,
             # JIT compiles for longer than our statements run; plans for few rows gain nothing from helpers.
-            "options": "-c timezone=UTC -c jit=off -c max_parallel_workers_per_gather=0",
+            "options": "-c timezone=UTC -c jit=off -c max_parallel_workers_per_gather=0"
+            f" -c idle_in_transaction_session_timeout={_SILENT_TRANSACTION_SECONDS}s",
         },
     )
 

@@ -105,7 +105,7 @@ def cancel(
 
 
 def hand_back(connection: Connection, batch: LeasedBatch, user_ids: Sequence[int]) -> int:
-    """These messages were claimed and never given to a provider: the attempt is taken back."""
+    """These messages were claimed, and the attempt does not count: it is taken back. None was accepted."""
     first = _execute(connection, _HAND_BACK, batch, user_ids)
     return first + _execute(connection, _HAND_BACK_RETRY, batch, user_ids)
 

@@ -3,6 +3,10 @@
 Writes take whole users as JSON and spread them over the tables in one statement, however many they
 are. There is no foreign key between the two tables: checked row by row, it would cost an import more
 than the rows do. Only this module writes either of them, and always both in one statement.
+
+A statement that waits for somebody else's write goes on with the newest version of the row it waited for,
+and with everything else as it was when the statement began (READ COMMITTED). So each write locks its users
+by a statement of their own first: the dates and deletions it then sees are those of the users it changes.
 """
 
 from __future__ import annotations
@@ -64,6 +68,7 @@ written AS (
            coalesce(d.version, 0) + 1, :now, :now
     FROM input i
     LEFT JOIN deleted_users d ON d.tenant_id = :tenant_id AND d.external_id = i.external_id
+        AND NOT EXISTS (SELECT FROM users renamed WHERE renamed.id = d.user_id)
     ORDER BY i.external_id
     {{on_conflict}}
     RETURNING id, external_id, version, xmax = 0 AS created
@@ -113,7 +118,6 @@ SELECT u.id, u.external_id, u.first_name, u.last_name, u.email, u.phone, u.timez
 FROM users u WHERE u.tenant_id = :tenant_id"""
 
 _BY_ID: Final = text(f"{_SELECT} AND u.id = :user_id")
-_BY_ID_LOCKED: Final = text(f"{_SELECT} AND u.id = :user_id FOR UPDATE OF u")
 _BY_EXTERNAL_ID: Final = text(f"{_SELECT} AND u.external_id = :external_id")
 _PAGE: Final = text(f"{_SELECT} AND u.id > :after ORDER BY u.id LIMIT :most")
 _PAGE_OF_ZONE: Final = text(
@@ -123,11 +127,16 @@ _PAGE_OF_ZONE: Final = text(
 _LOCK: Final = text("""
 SELECT id FROM users WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE""")
 
+_LOCK_EXTERNAL: Final = text("""
+SELECT id FROM users WHERE tenant_id = :tenant_id AND external_id = ANY(CAST(:external_ids AS text[]))
+ORDER BY external_id FOR NO KEY UPDATE""")
+
 _RECIPIENTS: Final = text("""
 SELECT id, version, external_id, first_name, last_name, email, phone, locale FROM users
 WHERE id = ANY(CAST(:user_ids AS bigint[]))""")
 
 # A loose index scan: one look-up for each zone and chosen time, however many users live by it.
+# The later times and the absent one are looked up apart: an OR of them would read the whole zone for each.
 _ZONE_TIMES: Final = text("""
 WITH RECURSIVE found AS (
     (SELECT timezone, preferred_time FROM users WHERE tenant_id = :tenant_id
@@ -137,9 +146,13 @@ WITH RECURSIVE found AS (
     FROM found CROSS JOIN LATERAL (
         (SELECT u.timezone, u.preferred_time FROM users u
          WHERE u.tenant_id = :tenant_id AND u.timezone = found.timezone
-           AND found.preferred_time IS NOT NULL
-           AND (u.preferred_time > found.preferred_time OR u.preferred_time IS NULL)
+           AND u.preferred_time > found.preferred_time
          ORDER BY u.timezone, u.preferred_time NULLS LAST LIMIT 1)
+        UNION ALL
+        (SELECT u.timezone, u.preferred_time FROM users u
+         WHERE u.tenant_id = :tenant_id AND u.timezone = found.timezone
+           AND found.preferred_time IS NOT NULL AND u.preferred_time IS NULL
+         LIMIT 1)
         UNION ALL
         (SELECT u.timezone, u.preferred_time FROM users u
          WHERE u.tenant_id = :tenant_id AND u.timezone > found.timezone
@@ -196,6 +209,8 @@ def create(connection: Connection, tenant_id: int, user: UserInput, *, now: date
 
     Raises Conflict where the external id is taken; the transaction is then lost.
     """
+    if _lock_external(connection, tenant_id, [user]):
+        raise _taken(user)
     try:
         row = connection.execute(_CREATE, _parameters(tenant_id, [user], now)).one()
     except IntegrityError as error:
@@ -205,8 +220,14 @@ def create(connection: Connection, tenant_id: int, user: UserInput, *, now: date
 
 def upsert(connection: Connection, tenant_id: int, users: Sequence[UserInput], *, now: datetime) -> Upserted:
     """Add or replace users by their external ids, which must differ from each other."""
-    rows = connection.execute(_UPSERT, _parameters(tenant_id, users, now)).all()
-    return Upserted(tuple(row.id for row in rows), sum(row.created for row in rows))
+    parameters = _parameters(tenant_id, users, now)
+    known = _lock_external(connection, tenant_id, users)
+    rows = connection.execute(_UPSERT, parameters).all()
+    created = sum(row.created for row in rows)
+    if len(rows) - created > known:
+        # Somebody else added one of them since the lock: what dates they gave them is seen from now on.
+        connection.execute(_UPSERT, parameters)
+    return Upserted(tuple(row.id for row in rows), created)
 
 
 def replace(
@@ -214,6 +235,7 @@ def replace(
 ) -> StoredUser | None:
     """Replace all of a user; None where there is none. Raises Conflict where the new external id is taken."""
     parameters = _parameters(tenant_id, [user], now) | {"user_id": user_id}
+    lock(connection, [user_id])
     try:
         row = connection.execute(_REPLACE, parameters).one_or_none()
     except IntegrityError as error:
@@ -224,13 +246,13 @@ def replace(
 def delete(connection: Connection, tenant_id: int, user_id: int, *, now: datetime) -> bool:
     """Delete a user and everything personal; their id stays known by the external id. False: there is none."""
     parameters = {"tenant_id": tenant_id, "user_id": user_id, "now": now}
+    lock(connection, [user_id])
     return connection.execute(_DELETE, parameters).one_or_none() is not None
 
 
-def find(connection: Connection, tenant_id: int, user_id: int, *, lock: bool = False) -> StoredUser | None:
-    """A user by id; `lock` keeps others from editing them until the transaction ends."""
-    statement = _BY_ID_LOCKED if lock else _BY_ID
-    return _stored(connection.execute(statement, {"tenant_id": tenant_id, "user_id": user_id}).one_or_none())
+def find(connection: Connection, tenant_id: int, user_id: int) -> StoredUser | None:
+    """A user by id."""
+    return _stored(connection.execute(_BY_ID, {"tenant_id": tenant_id, "user_id": user_id}).one_or_none())
 
 
 def find_external(connection: Connection, tenant_id: int, external_id: str) -> StoredUser | None:
@@ -293,10 +315,18 @@ def _parameters(tenant_id: int, users: Sequence[UserInput], now: datetime) -> di
     return {"tenant_id": tenant_id, "users": _USERS_AS_JSON.dump_json(list(users)).decode(), "now": now}
 
 
+def _lock_external(connection: Connection, tenant_id: int, users: Sequence[UserInput]) -> int:
+    """As `lock`, by external id; waits for a deletion under way as well. Returns how many of them exist."""
+    parameters = {"tenant_id": tenant_id, "external_ids": [user.external_id for user in users]}
+    return len(connection.execute(_LOCK_EXTERNAL, parameters).all())
+
+
 def _conflict(error: IntegrityError, user: UserInput) -> Exception:
-    if isinstance(error.orig, UniqueViolation):
-        return Conflict(f"a user with external_id {user.external_id!r} exists already")
-    return error
+    return _taken(user) if isinstance(error.orig, UniqueViolation) else error
+
+
+def _taken(user: UserInput) -> Conflict:
+    return Conflict(f"a user with external_id {user.external_id!r} exists already")
 
 
 def _stored(row: Row[Any] | None) -> StoredUser | None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from scheduler.clock import SystemClock
+from tests.fixtures.answers import Answer
 from tests.fixtures.pipeline import Pipeline
 from tests.fixtures.programs import Programs, programs
 from tests.fixtures.sink import Sink, running_sink
@@ -101,6 +102,24 @@ def test_a_worker_told_to_stop_does_not_wait_beyond_its_deadline(
     recover_until_sent(pipeline, 20)
     assert_ledger_equals_log(pipeline, sink, 20)
     assert sink.counts["repeats"] == 4
+
+
+def test_a_worker_whose_provider_is_away_waits_for_it_and_goes_on(
+    pipeline: Pipeline, running: Programs, sink: Sink
+) -> None:
+    sink.answer_by = lambda _: Answer(status=503)
+    pipeline.add_people_due_now(600)
+    pipeline.enqueue()
+    worker = running.start("worker", breaker_reset_seconds=0.5)
+    wait_until(lambda: worker.has_logged("circuit_half_open"), "a probe was sent")
+    # Five failures open the circuit that both threads share; four requests of each were in flight.
+    assert sink.counts["requests"] < 50
+    sink.answer_by = None
+    recover_until_sent(pipeline, 600)
+    assert worker.has_logged("circuit_closed")
+    assert_ledger_equals_log(pipeline, sink, 600)
+    [most] = pipeline.rows("SELECT max(attempt) AS attempt FROM message_log")
+    assert most.attempt <= 3
 
 
 def test_one_of_three_workers_killed_while_draining_loses_and_doubles_nothing(

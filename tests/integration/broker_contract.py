@@ -122,6 +122,22 @@ class BrokerContract:
         received = drain(engine, consumer_of(broker, consumers, list(Channel)), now)
         assert {delivery.batch.channel for delivery in received} == set(Channel)
 
+    def test_a_paused_channel_is_left_alone_and_its_batches_wait(
+        self, engine: Engine, broker: Broker, now: datetime, consumers: ExitStack
+    ) -> None:
+        for channel in Channel:
+            add_ticket(engine, now, channel=channel)
+        publish_all(engine, broker, now)
+        consumer = consumer_of(broker, consumers, list(Channel))
+        first = consumer.receive(LEASE, LONG, [Channel.EMAIL])
+        assert first is not None
+        assert first.batch.channel is Channel.SMS
+        first.settle()
+        assert consumer.receive(LEASE, SHORT, [Channel.EMAIL]) is None
+        second = consumer.receive(LEASE, LONG)
+        assert second is not None
+        assert (second.batch.channel, second.batch.lease_token) == (Channel.EMAIL, 1)
+
     def test_a_waiting_consumer_is_woken_by_a_publication(
         self, engine: Engine, broker: Broker, now: datetime, consumers: ExitStack
     ) -> None:

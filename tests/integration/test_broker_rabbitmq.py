@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ from pika.exceptions import AMQPError
 from sqlalchemy import Engine
 
 from scheduler.broker.port import Broker
-from scheduler.broker.rabbitmq import RabbitBroker, topology
+from scheduler.broker.rabbitmq import RabbitBroker, connection, topology
 from scheduler.broker.rabbitmq.body import Body, decode, encode, new_traceparent
 from scheduler.broker.rabbitmq.consumer import Receiver
 from scheduler.clock import SystemClock
@@ -31,6 +32,7 @@ from tests.integration.broker_contract import (
     BrokerContract,
     consumer_of,
     drain,
+    lapse_and_publish,
     publish_all,
 )
 
@@ -152,17 +154,83 @@ def test_a_deleted_queue_is_noticed_and_declared_again(
         assert len(drain(engine, consumer_of(broker, stack), now())) == 1
 
 
+def test_a_consumer_outlives_the_deletion_of_its_queue(
+    rig: RabbitRig, engine: Engine, admin: BlockingChannel, node: RabbitNode
+) -> None:
+    broker = rig.broker()
+    add_ticket(engine, now())
+    publish_all(engine, broker, now())
+    with ExitStack() as stack:
+        consumer = consumer_of(broker, stack)
+        assert len(drain(engine, consumer, now())) == 1
+        admin.queue_delete(topology.queue_name(Channel.EMAIL, Priority.NORMAL))
+
+        def is_declared_again() -> bool:
+            with suppress(BrokerUnavailable):
+                consumer.receive(LEASE, SHORT)
+            return topology.queue_name(Channel.EMAIL, Priority.NORMAL) in node.control("list_queues", "name")
+
+        wait_until(is_declared_again, "the queue is there again")
+        add_ticket(engine, now())
+        publish_all(engine, broker, now())
+        assert len(drain(engine, consumer, now())) == 1
+
+
+def test_a_consumer_of_a_queue_that_is_not_ours_says_so_and_goes_on_once_it_is_gone(
+    rig: RabbitRig, engine: Engine, admin: BlockingChannel
+) -> None:
+    name = topology.queue_name(Channel.SMS, Priority.BULK)
+    admin.queue_delete(name)
+    admin.queue_declare(name, durable=True)
+    broker = rig.broker()
+    add_ticket(engine, now())
+    with ExitStack() as stack:
+        consumer = consumer_of(broker, stack)
+        with pytest.raises(BrokerUnavailable, match="delete it"):
+            consumer.receive(LEASE, LONG)
+        with pytest.raises(BrokerUnavailable, match="delete it"):
+            broker.publish(enqueue_all(engine, now()))
+        admin.queue_delete(name)
+        assert len(lapse_and_publish(engine, broker, now())) == 1
+
+        def received() -> bool:
+            with suppress(BrokerUnavailable):
+                return len(drain(engine, consumer, now(), SHORT)) == 1
+            return False
+
+        wait_until(received, "the consumer is connected")
+
+
+def test_a_server_that_accepts_and_says_nothing_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_STACK_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(BrokerUnavailable, match="does not answer"):
+            connection.connect(f"amqp://guest:guest@127.0.0.1:{port}/", "test")
+
+
 def test_a_body_we_did_not_write_is_dead_lettered_and_the_others_flow(
     rig: RabbitRig, engine: Engine, admin: BlockingChannel
 ) -> None:
     broker = rig.broker()
-    for poison in (b"not json", b"{}", b'{"batch_id":"1","traceparent":"x"}', b"\xff\xfe", b"[]", b"null"):
+    poisons = (
+        b"not json",
+        b"{}",
+        b'{"batch_id":"1","traceparent":"x"}',
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b"[" * 200_000,
+    )
+    for poison in poisons:
         admin.basic_publish(topology.EXCHANGE, topology.routing_key(Channel.EMAIL, Priority.NORMAL), poison)
     add_ticket(engine, now())
     publish_all(engine, broker, now())
     with ExitStack() as stack:
         assert len(drain(engine, consumer_of(broker, stack), now())) == 1
-    wait_until(lambda: messages_in(admin, topology.DEAD_LETTER_QUEUE) == 6, "the poison is dead-lettered")
+    wait_until(
+        lambda: messages_in(admin, topology.DEAD_LETTER_QUEUE) == len(poisons), "the poison is dead-lettered"
+    )
 
 
 def test_an_unknown_batch_is_acknowledged_and_forgotten(

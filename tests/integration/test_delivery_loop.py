@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from threading import Event, Thread
 
@@ -119,7 +119,9 @@ class FailingConsumer:
         self._stop = stop
         self.is_closed = False
 
-    def receive(self, lease_for: timedelta, wait: timedelta) -> Delivery | None:
+    def receive(
+        self, lease_for: timedelta, wait: timedelta, paused: Collection[Channel] = ()
+    ) -> Delivery | None:
         """See the port."""
         if self._errors:
             raise self._errors.pop(0)
@@ -175,7 +177,7 @@ def test_a_delivery_whose_lease_was_lost_is_told_to_stop(
     def lose_the_lease() -> None:
         pipeline.execute("UPDATE batches SET lease_token = lease_token + 1")
         keeper.renew_all()
-        told.append((provider.stops[0].start_no_more(), provider.stops[0].abandon()))
+        told.append((provider.controls[0].start_no_more(), provider.controls[0].abandon()))
 
     pipeline.add_due_people(1)
     pipeline.enqueue()

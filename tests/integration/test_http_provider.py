@@ -16,7 +16,7 @@ from tests.fixtures.answers import Answer, Ending
 from tests.fixtures.messages import Signal, outgoing, outgoing_many
 from tests.fixtures.sink import Request, Sink, running_sink
 from worker.channels.http import LONGEST_ANSWER, MOST_CONCURRENCY, HttpProvider, HttpSettings
-from worker.channels.port import Accepted, Failed, FailureKind, NotAttempted
+from worker.channels.port import Accepted, Failed, FailureKind, NotAttempted, Outcome
 
 NOW = datetime(2027, 2, 28, 9, 0, tzinfo=UTC)
 UNKNOWN = FailureKind.UNKNOWN
@@ -314,6 +314,51 @@ def test_what_is_abandoned_in_flight_is_unknown(make: Make, sink: Sink) -> None:
 def test_what_is_abandoned_before_it_was_sent_was_not_attempted(make: Make, sink: Sink) -> None:
     assert make().deliver(outgoing_many(6), Signal(waits=0)) == [NotAttempted()] * 6
     assert sink.requests == []
+
+
+def test_each_answer_is_told_as_soon_as_it_is_there(make: Make, sink: Sink) -> None:
+    control = Signal()
+    noted: list[int] = []
+
+    def answer(_: Request) -> Answer:
+        noted.append(len(control.noted))
+        return Answer()
+
+    sink.answer_by = answer
+    outcomes = make(concurrency=1).deliver(outgoing_many(5), control)
+    assert noted == [0, 1, 2, 3, 4]
+    assert control.noted == outcomes
+
+
+def test_a_request_is_told_with_the_instant_it_began(make: Make, sink: Sink) -> None:
+    class Instants(Signal):
+        began_at: list[float]
+
+        def note(self, outcome: Outcome, began_at: float) -> None:
+            self.began_at.append(began_at)
+
+    clock = SettableClock(NOW)
+
+    def answer(_: Request) -> Answer:
+        clock.advance(timedelta(seconds=2))
+        return Answer()
+
+    sink.answer_by = answer
+    control = Instants()
+    control.began_at = []
+    provider = HttpProvider(HttpSettings("sink", sink.url, concurrency=1), clock)
+    provider.deliver(outgoing_many(3), control)
+    provider.close()
+    assert control.began_at == [0.0, 2.0, 4.0]
+
+
+def test_what_shows_nothing_of_the_provider_is_not_told(make: Make) -> None:
+    control = Signal()
+    unsendable = [outgoing(1, id="no key"), outgoing(2, text="\ud800")]
+    assert len(make().deliver(unsendable, control)) == 2
+    abandoned = Signal(waits=1)
+    make("?ending=hang").deliver([outgoing(3)], abandoned)
+    assert control.noted == abandoned.noted == []
 
 
 def test_a_batch_that_takes_too_long_hands_back_the_rest(make: Make, sink: Sink) -> None:

@@ -1,10 +1,10 @@
 """Plans, edits and workers at the same time: one user, one message."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, time, timedelta
 from functools import partial
-from threading import Barrier, Event
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -15,13 +15,10 @@ from scheduler.domain.user import UserInput
 from scheduler.store import batches, messages
 from scheduler.store.batches import LeasedBatch
 from tests.fixtures.time_travel import TimeTravel, utc
+from tests.fixtures.waiting import wait_until_blocked
 
 THREADS = 10
 CALLS = 50
-
-WAITING = text(
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
 
 
 @pytest.fixture
@@ -66,18 +63,6 @@ def lease(travel: TimeTravel) -> LeasedBatch:
         )
     assert leased is not None
     return leased
-
-
-def wait_until_blocked(engine: Engine, waiting: Future[Any]) -> None:
-    """Return once another session waits for a lock, which the caller holds."""
-    pause = Event()
-    for _ in range(3_000):
-        with engine.connect() as connection:
-            if connection.execute(WAITING).scalar_one():
-                return
-        assert not waiting.done(), "nothing was waited for"
-        pause.wait(0.01)
-    raise AssertionError("nobody waits for a lock")
 
 
 def test_fifty_plannings_of_one_user_make_one_message(travel: TimeTravel) -> None:

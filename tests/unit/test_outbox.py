@@ -140,6 +140,18 @@ def test_a_message_that_is_no_unicode_fails_alone(provider: OutboxProvider, path
     assert ids_in(path) == [outgoing(1).id, outgoing(3).id]
 
 
+def test_each_line_is_told_and_what_could_be_none_is_not(provider: OutboxProvider) -> None:
+    control = Signal(starts=3)
+    provider.deliver([outgoing(1), outgoing(2, text="\ud800"), outgoing(3), outgoing(4)], control)
+    assert control.noted == [Accepted(NOW)] * 2
+
+
+def test_lines_that_could_not_be_written_are_told_as_failures(tmp_path: Path) -> None:
+    control = Signal()
+    outcomes = OutboxProvider(tmp_path, SettableClock(NOW)).deliver(outgoing_many(3), control)
+    assert control.noted == outcomes
+
+
 def test_what_was_not_started_before_the_stop_is_handed_back(provider: OutboxProvider, path: Path) -> None:
     outcomes = provider.deliver(outgoing_many(5), Signal(starts=2))
     assert outcomes == [Accepted(NOW)] * 2 + [NotAttempted()] * 3

@@ -1,5 +1,6 @@
 """What is written for each outcome."""
 
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 
@@ -33,7 +34,20 @@ def test_an_acceptance_keeps_its_instant() -> None:
 
 def test_what_was_not_attempted_is_handed_back() -> None:
     result = sort((ready(1), NotAttempted()), (ready(2, attempt=2), NotAttempted()))
-    assert result == BatchResult(not_attempted=[1, 2])
+    assert result == BatchResult(handed_back=[1, 2])
+
+
+@pytest.mark.parametrize("kind", [FailureKind.RETRYABLE, FailureKind.PROVIDER, FailureKind.UNKNOWN])
+def test_an_attempt_that_is_not_counted_is_kept_and_its_message_handed_back(kind: FailureKind) -> None:
+    """Whichever attempt it was: the last one too."""
+    result = sort((ready(1, attempt=3), replace(failed(kind), burns_attempt=False)))
+    assert (result.handed_back, result.retries, result.dead) == ([1], {}, [])
+    assert [(attempt.user_id, attempt.attempt) for attempt in result.failed] == [(1, 3)]
+
+
+def test_a_first_attempt_that_may_have_been_accepted_counts_all_the_same() -> None:
+    result = sort((ready(1), replace(failed(FailureKind.UNKNOWN, "timeout"), burns_attempt=False)))
+    assert (result.handed_back, list(result.retries.values())) == ([], [[1]])
 
 
 def test_retries_that_are_due_together_share_a_batch() -> None:

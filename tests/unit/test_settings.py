@@ -55,6 +55,8 @@ def test_building_settings_reads_no_environment(monkeypatch: pytest.MonkeyPatch)
         ("LOG_LEVEL", "debug", "DEBUG"),
         ("API_PORT", "65535", 65_535),
         ("HTTP_TOTAL_TIMEOUT_SECONDS", "0.5", 0.5),
+        ("BREAKER_FAILURES", "10", 10),
+        ("BREAKER_RESET_SECONDS", "0.5", 0.5),
         ("DATA_DIR", "/srv/daybreak", Path("/srv/daybreak")),
     ],
 )

@@ -35,12 +35,12 @@ from worker.channels.http_answer import excerpt, kind_of_error, kind_of_status, 
 from worker.channels.json_body import compile_json_body
 from worker.channels.port import (
     Accepted,
+    DeliveryControl,
     Failed,
     FailureKind,
     NotAttempted,
     Outcome,
     OutgoingMessage,
-    StopSignal,
 )
 from worker.templates import MissingFieldError
 
@@ -106,10 +106,11 @@ class HttpSettings:
 class _Exchange:
     """One reusable request: a libcurl handle, where its message stands, and what came back for it."""
 
-    __slots__ = ("body", "handle", "header_lines", "position", "was_sent")
+    __slots__ = ("began_at", "body", "handle", "header_lines", "position", "was_sent")
 
     def __init__(self, settings: HttpSettings) -> None:
         self.position = 0
+        self.began_at = 0.0  # seconds of the monotonic clock
         self.was_sent = False
         self.header_lines: list[bytes] = []
         self.body: list[bytes] = []
@@ -146,7 +147,7 @@ class _Batch:
     """One call of `deliver`. What was not started by its end was not attempted."""
 
     messages: Sequence[OutgoingMessage]
-    stop: StopSignal
+    control: DeliveryControl
     start_until: float  # seconds of the monotonic clock
     outcomes: list[Outcome]
     started: int = 0
@@ -171,7 +172,11 @@ class HttpProvider:
         """The name it was given."""
         return self._settings.name
 
-    def deliver(self, messages: Sequence[OutgoingMessage], stop: StopSignal) -> list[Outcome]:
+    def pauses_until(self) -> datetime | None:
+        """It takes messages at any time."""
+        return None
+
+    def deliver(self, messages: Sequence[OutgoingMessage], control: DeliveryControl) -> list[Outcome]:
         """Send one request per message; one outcome each, in their order.
 
         Once stop is asked, or the batch has taken its time, no further request is started, and what is in
@@ -179,9 +184,9 @@ class HttpProvider:
         attempted.
         """
         start_until = self._clock.monotonic() + self._settings.batch_timeout_seconds
-        batch = _Batch(messages, stop, start_until, [NotAttempted()] * len(messages))
+        batch = _Batch(messages, control, start_until, [NotAttempted()] * len(messages))
         try:
-            while self._start(batch) and not stop.abandon():
+            while self._start(batch) and not control.abandon():
                 self._multi.perform()
                 if not self._collect(batch):
                     self._wait()
@@ -201,14 +206,14 @@ class HttpProvider:
         while (
             self._idle
             and batch.started < len(batch.messages)
-            and not batch.stop.start_no_more()
-            and self._clock.monotonic() < batch.start_until
+            and not batch.control.start_no_more()
+            and (now := self._clock.monotonic()) < batch.start_until
         ):
-            self._send(batch, batch.started)
+            self._send(batch, batch.started, now)
             batch.started += 1
         return bool(self._busy)
 
-    def _send(self, batch: _Batch, position: int) -> None:
+    def _send(self, batch: _Batch, position: int, began_at: float) -> None:
         message = batch.messages[position]
         if not _KEY.fullmatch(message.id):
             batch.outcomes[position] = self._unsendable("invalid_id", "its id cannot stand in a header field")
@@ -223,6 +228,7 @@ class HttpProvider:
             return
         exchange = self._idle.pop()
         exchange.position = position
+        exchange.began_at = began_at
         handle = exchange.handle
         handle.setopt(pycurl.POSTFIELDS, body)
         handle.setopt(pycurl.HTTPHEADER, [*self._header_list, f"{_KEY_HEADER}: {message.id}"])
@@ -240,14 +246,11 @@ class HttpProvider:
         for handle in answered:
             exchange = self._busy[handle]
             status = handle.getinfo(pycurl.RESPONSE_CODE)
-            batch.outcomes[exchange.position] = (
-                accepted if status in accepted_statuses else self._refused(batch, exchange, status, now)
-            )
-            self._release(exchange)
+            outcome = accepted if status in accepted_statuses else self._refused(batch, exchange, status, now)
+            self._end(batch, exchange, outcome)
         for handle, error, text in broken:
             exchange = self._busy[handle]
-            batch.outcomes[exchange.position] = self._broken(batch, exchange, error, text, now)
-            self._release(exchange)
+            self._end(batch, exchange, self._broken(batch, exchange, error, text, now))
         return True
 
     def _wait(self) -> None:
@@ -259,6 +262,11 @@ class HttpProvider:
         except pycurl.error as error:
             if error.args[0] != errno.EINTR:
                 raise
+
+    def _end(self, batch: _Batch, exchange: _Exchange, outcome: Accepted | Failed) -> None:
+        batch.outcomes[exchange.position] = outcome
+        batch.control.note(outcome, exchange.began_at)
+        self._release(exchange)
 
     def _release(self, exchange: _Exchange) -> None:
         self._multi.remove_handle(exchange.handle)

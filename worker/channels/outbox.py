@@ -23,12 +23,12 @@ import orjson
 from scheduler.clock import Clock
 from worker.channels.port import (
     Accepted,
+    DeliveryControl,
     Failed,
     FailureKind,
     NotAttempted,
     Outcome,
     OutgoingMessage,
-    StopSignal,
 )
 
 LOCK_ATTEMPTS: Final = 500
@@ -65,17 +65,22 @@ class OutboxProvider:
         self._fsync = fsync
         self._file: int | None = None
 
-    def deliver(self, messages: Sequence[OutgoingMessage], stop: StopSignal) -> list[Outcome]:
+    def pauses_until(self) -> datetime | None:
+        """It takes messages at any time."""
+        return None
+
+    def deliver(self, messages: Sequence[OutgoingMessage], control: DeliveryControl) -> list[Outcome]:
         """Append the messages, all or none of them; one outcome each, in their order.
 
         Errors of the file system are outcomes: retryable, or the provider's where the path cannot work at
         all.
         """
+        began_at = self._clock.monotonic()
         now = self._clock.now()
         outcomes: list[Outcome] = []
         lines: list[bytes] = []
         for message in messages:
-            if stop.start_no_more():
+            if control.start_no_more():
                 outcomes.append(NotAttempted())
                 continue
             try:
@@ -85,18 +90,24 @@ class OutboxProvider:
                 outcomes.append(_not_unicode(now))
         if not lines:
             return outcomes
-        try:
-            self._append(b"".join(lines))
-        except OSError as error:
-            failed = _failed(error, now)
-            return [failed if isinstance(outcome, Accepted) else outcome for outcome in outcomes]
-        return outcomes
+        written = self._write(lines, now)
+        for _ in lines:
+            control.note(written, began_at)
+        return [written if isinstance(outcome, Accepted) else outcome for outcome in outcomes]
 
     def close(self) -> None:
         """Close the file. The next delivery would open it again."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _write(self, lines: Sequence[bytes], now: datetime) -> Accepted | Failed:
+        """What became of each of the lines."""
+        try:
+            self._append(b"".join(lines))
+        except OSError as error:
+            return _failed(error, now)
+        return Accepted(now)
 
     def _append(self, lines: bytes) -> None:
         file = self._locked_file()

@@ -59,7 +59,8 @@ class Failed:
 
     `category` is a constant word to count by (`http_503`, `timeout`); `detail` is one bounded line for
     people, without personal data. `retry_after` is the wait the provider asked for, positive and not yet
-    held against any limit of ours.
+    held against any limit of ours. `burns_attempt` is False where the message only met a failing provider:
+    the attempt is kept in the records and not counted.
     """
 
     kind: FailureKind
@@ -67,24 +68,34 @@ class Failed:
     detail: str
     retry_after: timedelta | None
     at: datetime
+    burns_attempt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class NotAttempted:
-    """Handed back: it was never sent. Stop was asked, or the time for the batch ran out, before its turn."""
+    """Handed back: it was never sent. Its turn did not come before stop was asked, the time for the batch
+    ran out, or the provider's circuit opened.
+    """
 
 
 Outcome = Accepted | Failed | NotAttempted
 
 
-class StopSignal(Protocol):
-    """Asked by a provider between messages and while it waits; must answer at once and from any thread."""
+class DeliveryControl(Protocol):
+    """How a delivery under way hears that it must stop, and tells how it goes; at once and from any thread."""
 
     def start_no_more(self) -> bool:
-        """Whether no further message may be sent; what is in flight is still waited for."""
+        """Whether no further message may be sent; asked before each. What is in flight is still waited for."""
 
     def abandon(self) -> bool:
-        """Whether what is in flight must be given up as well."""
+        """Whether what is in flight must be given up as well; asked while waiting."""
+
+    def note(self, outcome: Outcome, began_at: float) -> None:
+        """Told of each outcome that shows how the provider is, as soon as it is known.
+
+        So not of what was refused without asking the provider, nor of what was abandoned. `began_at` is
+        when the message was sent, in seconds of the clock's `monotonic`.
+        """
 
 
 class Provider(Protocol):
@@ -94,7 +105,10 @@ class Provider(Protocol):
     def name(self) -> str:
         """A constant word for logs, counters and the provider's circuit."""
 
-    def deliver(self, messages: Sequence[OutgoingMessage], stop: StopSignal) -> list[Outcome]:
+    def pauses_until(self) -> datetime | None:
+        """The instant before which it takes no messages, as things are; None: it takes them now."""
+
+    def deliver(self, messages: Sequence[OutgoingMessage], control: DeliveryControl) -> list[Outcome]:
         """Try each message once, within a bounded time; one outcome per message, in the order given.
 
         Never raises for what a provider, the network or the content of a message does: that is an outcome.

@@ -32,7 +32,10 @@ def encode(body: Body) -> bytes:
 
 def decode(content: bytes) -> Body:
     """Read a body; raises ValueError for anything we did not write."""
-    fields = json.loads(content)
+    try:
+        fields = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(fields, dict) or fields.keys() != {"batch_id", "traceparent"}:
         raise ValueError("not a batch reference")
     body = Body(**fields)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 from scheduler.errors import BrokerUnavailable
@@ -29,5 +30,6 @@ def connect(url: str, name: str) -> pika.BlockingConnection:
     parameters.client_properties = {"connection_name": name}
     try:
         return pika.BlockingConnection(parameters)
-    except (AMQPError, OSError) as error:
+    # Where `stack_timeout` ends the wait, pika raises an error that is none of its AMQPErrors.
+    except (AMQPError, AMQPConnectorException, OSError) as error:
         raise BrokerUnavailable(f"RabbitMQ does not answer ({type(error).__name__})") from error

@@ -19,6 +19,7 @@ import pika
 from loguru import logger
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
+from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -28,7 +29,7 @@ from scheduler.broker.rabbitmq.body import decode
 from scheduler.broker.rabbitmq.connection import connect
 from scheduler.clock import Clock
 from scheduler.domain.occasion import Channel, Priority
-from scheduler.errors import BrokerUnavailable, DatabaseUnavailable
+from scheduler.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, DaybreakError
 from scheduler.store import batches
 from scheduler.store.batches import LeasedBatch
 from scheduler.store.database import in_transaction
@@ -41,10 +42,14 @@ _URGENCY: Final = {priority: rank for rank, priority in enumerate(Priority)}
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An unacknowledged batch reference. `channel` is the AMQP channel it must be acknowledged on."""
+    """An unacknowledged batch reference. `channel` is the AMQP channel it must be acknowledged on.
+
+    `sent_by` is the channel its messages are sent by.
+    """
 
     batch_id: int
     delivery_tag: int
+    sent_by: Channel
     priority: Priority
     channel: BlockingChannel
 
@@ -73,12 +78,18 @@ class RabbitConsumer:
         self._receiver = Receiver(url, worker, channels)
         self._receiver.start()
 
-    def receive(self, lease_for: timedelta, wait: timedelta) -> RabbitDelivery | None:
-        """See the port. Batches that need no delivery any more are acknowledged on the way."""
+    def receive(
+        self, lease_for: timedelta, wait: timedelta, paused: Collection[Channel] = ()
+    ) -> RabbitDelivery | None:
+        """See the port. Batches that need no delivery any more are acknowledged on the way.
+
+        Of each queue of a paused channel, one batch may be held unacknowledged. Where that takes longer than
+        RabbitMQ's `consumer_timeout` (30 minutes), it closes the channel and the consumer connects again.
+        """
         until = self._clock.monotonic() + wait.total_seconds()
         while True:
             remaining = until - self._clock.monotonic()
-            arrival = self._receiver.take(max(0.0, remaining))
+            arrival = self._receiver.take(max(0.0, remaining), paused)
             if arrival is None:
                 return None
             leased = self._lease(arrival, lease_for)
@@ -116,23 +127,27 @@ class Receiver(Thread):
         self._failure: BrokerUnavailable | None = None
         self._closing = Event()
         self._connection: pika.BlockingConnection | None = None
+        self._rest_seconds = _FIRST_REST_SECONDS
 
     @property
     def queues(self) -> Sequence[str]:
         """The queues that are consumed."""
         return list(self._queues)
 
-    def take(self, wait_seconds: float) -> Arrival | None:
+    def take(self, wait_seconds: float, paused: Collection[Channel] = ()) -> Arrival | None:
         """The most urgent batch that has arrived, within `wait_seconds`. Raises BrokerUnavailable while cut off."""
         with self._arrived:
-            self._arrived.wait_for(lambda: self._waiting or self._failure, wait_seconds)
-            if self._waiting:
-                urgent = min(self._waiting, key=lambda arrival: _URGENCY[arrival.priority])
+            self._arrived.wait_for(lambda: self._urgent(paused) or self._failure, wait_seconds)
+            if urgent := self._urgent(paused):
                 self._waiting.remove(urgent)
                 return urgent
             if self._failure is not None:
                 raise self._failure
             return None
+
+    def _urgent(self, paused: Collection[Channel]) -> Arrival | None:
+        arrivals = (arrival for arrival in self._waiting if arrival.sent_by not in paused)
+        return min(arrivals, key=lambda arrival: _URGENCY[arrival.priority], default=None)
 
     def acknowledge(self, arrival: Arrival) -> None:
         """Have the connection's thread acknowledge."""
@@ -150,15 +165,17 @@ class Receiver(Thread):
 
     def run(self) -> None:
         """Consume until closed."""
-        rest_seconds = _FIRST_REST_SECONDS
         while not self._closing.is_set():
             try:
                 self._consume()
-                rest_seconds = _FIRST_REST_SECONDS
-            except (AMQPError, OSError, BrokerUnavailable) as error:
+            except (AMQPError, OSError, BrokerUnavailable, ConfigurationError) as error:
                 self._lose(error)
-                self._closing.wait(rest_seconds)
-                rest_seconds = min(_LONGEST_REST_SECONDS, rest_seconds * 2)
+            except Exception as error:
+                # A worker whose connection thread is gone would wait for ever and say nothing.
+                logger.exception("consumer_failed")
+                self._lose(error)
+            self._closing.wait(self._rest_seconds)
+            self._rest_seconds = min(_LONGEST_REST_SECONDS, self._rest_seconds * 2)
 
     def _consume(self) -> None:
         connection = connect(self._url, self._connection_name)
@@ -167,9 +184,11 @@ class Receiver(Thread):
             topology.declare(channel)
             # Of each consumer, so of each queue.
             channel.basic_qos(prefetch_count=1)
+            channel.add_on_cancel_callback(_lose_queue)
             for queue in self._queues:
                 channel.basic_consume(queue, self._arrive)
             self._connection = connection
+            self._rest_seconds = _FIRST_REST_SECONDS
             with self._arrived:
                 self._failure = None
             logger.bind(queues=len(self._queues)).info("consumer_connected")
@@ -192,9 +211,9 @@ class Receiver(Thread):
             logger.bind(queue=method.routing_key).error("undecodable_message_rejected")
             channel.basic_reject(method.delivery_tag, requeue=False)
             return
-        priority = self._queues[f"{topology.EXCHANGE}.{method.routing_key}"]
+        sent_by, priority = topology.parse_routing_key(method.routing_key)
         with self._arrived:
-            self._waiting.append(Arrival(batch_id, method.delivery_tag, priority, channel))
+            self._waiting.append(Arrival(batch_id, method.delivery_tag, sent_by, priority, channel))
             self._arrived.notify()
 
     def _lose(self, error: Exception) -> None:
@@ -202,7 +221,11 @@ class Receiver(Thread):
         logger.bind(cause=type(error).__name__).warning("consumer_disconnected")
         with self._arrived:
             self._waiting.clear()
-            self._failure = BrokerUnavailable(f"RabbitMQ does not answer ({type(error).__name__})")
+            self._failure = (
+                BrokerUnavailable(str(error))
+                if isinstance(error, DaybreakError)
+                else BrokerUnavailable(f"RabbitMQ does not answer ({type(error).__name__})")
+            )
             self._arrived.notify_all()
 
     def _in_connection_thread(self, work: Callable[[], None]) -> None:
@@ -212,6 +235,14 @@ class Receiver(Thread):
                 connection.add_callback_threadsafe(work)
             except AMQPError:
                 logger.debug("connection_gone_before_settling")
+
+
+def _lose_queue(cancelled: Method[Basic.Cancel]) -> None:
+    """The broker consumes for us no more, most likely because the queue was deleted: begin anew, and declare it.
+
+    The connection and its channel stay open, so nothing else would tell.
+    """
+    raise BrokerUnavailable(f"RabbitMQ cancelled the consumer {cancelled.method.consumer_tag}")
 
 
 def _acknowledge(arrival: Arrival) -> None:

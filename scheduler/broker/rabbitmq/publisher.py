@@ -17,7 +17,7 @@ from pika.exceptions import AMQPError, NackError, UnroutableError
 
 from scheduler.broker.rabbitmq import body, topology
 from scheduler.broker.rabbitmq.connection import connect
-from scheduler.errors import BrokerUnavailable
+from scheduler.errors import BrokerUnavailable, ConfigurationError
 from scheduler.store.batches import BatchReference
 
 _PERSISTENT: Final = pika.BasicProperties(content_type=body.CONTENT_TYPE, delivery_mode=2)
@@ -45,6 +45,9 @@ class Publisher:
             except (AMQPError, OSError) as error:
                 self._drop()
                 raise BrokerUnavailable(f"RabbitMQ did not confirm ({_cause(error)})") from error
+            except ConfigurationError as error:
+                self._drop()
+                raise BrokerUnavailable(str(error)) from error
 
     def close(self) -> None:
         """Close the connection; a later publish opens it again."""

@@ -36,6 +36,12 @@ def routing_key(channel: Channel, priority: Priority) -> str:
     return f"{channel}.{priority}"
 
 
+def parse_routing_key(key: str) -> tuple[Channel, Priority]:
+    """The channel and the priority that `routing_key` was made of."""
+    channel, _, priority = key.partition(".")
+    return Channel(channel), Priority(priority)
+
+
 def queues_of(channels: Collection[Channel]) -> dict[str, Priority]:
     """The queues that hold the batches of `channels`, each with its priority."""
     return {queue_name(channel, priority): priority for channel in channels for priority in Priority}
