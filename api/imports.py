@@ -55,6 +55,7 @@ def import_from_body() -> Response:
             "rejected": summary.rejected,
             "rejected_rows": [_rejected_as_json(row) for row in shown],
             "replanned": replanned_as_json(summary.replanned),
+            "ignored_columns": list(summary.ignored_columns),
         }
     )
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from deploy.data_folder import server_use
 from deploy.embedded import EmbeddedServer, start_embedded
+from deploy.embedded.cluster import holds_data
 from scheduler.errors import ConfigurationError, DatabaseUnavailable
 from scheduler.service import engine_for
 from scheduler.settings import Settings
@@ -27,12 +28,12 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def usable_database(settings: Settings, say: Say) -> Iterator[Settings]:
+def usable_database(settings: Settings, say: Say, *, create: bool = True) -> Iterator[Settings]:
     """The settings with the address of a database that answers and has this release's schema.
 
     Raises ConfigurationError where the schema is another, DatabaseUnavailable where nothing answers.
     """
-    with some_database(settings, say) as found:
+    with some_database(settings, say, create=create) as found:
         if settings.database_url is None:
             upgrade_schema(found, say)
         else:
@@ -41,10 +42,18 @@ def usable_database(settings: Settings, say: Say) -> Iterator[Settings]:
 
 
 @contextmanager
-def some_database(settings: Settings, say: Say) -> Iterator[Settings]:
-    """The settings with the address of a database, whatever its schema."""
+def some_database(settings: Settings, say: Say, *, create: bool = True) -> Iterator[Settings]:
+    """The settings with the address of a database, whatever its schema.
+
+    Without `create` a data folder that holds none is a ConfigurationError: who only looks makes nothing.
+    """
     if settings.database_url is not None:
         yield settings
+    elif not create and not holds_data(settings.data_dir):
+        raise ConfigurationError(
+            f"DAYBREAK_DATA_DIR: {settings.data_dir} holds no database yet; `daybreak up` makes one, and "
+            "DAYBREAK_DATABASE_URL names one elsewhere"
+        )
     else:
         with _embedded(settings.data_dir, say) as server:
             yield with_database(settings, server)

@@ -107,7 +107,13 @@ class Demonstration:
             self._add(self._people, OPENING, at_nine=round(self._people * _AT_NINE / _PEOPLE))
         else:
             self._top_up()
-        for line in ("", f"  Watch the world wake up: {self._system.address}/", ""):
+        folder = self._system.settings.data_dir
+        for line in (
+            "",
+            f"  Watch the world wake up: {self._system.address}/",
+            f"  Other commands see these people with DAYBREAK_DATA_DIR={folder}",
+            "",
+        ):
             self._system.say(line)
 
     def _top_up(self) -> None:

@@ -1,6 +1,7 @@
-"""How Alembic runs here: one transaction, one migrator at a time, and never waiting long for a lock.
+"""How Alembic runs here: one transaction, one migrator at a time, and never waiting long for a table.
 
-A migration that cannot get its lock soon gives up rather than queueing every reader behind itself.
+A second migrator waits for the first. A migration that cannot lock a table soon gives up rather than
+queueing every reader behind itself.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ def run(connection: Connection) -> None:
     """Apply what is asked for to this connection's database."""
     context.configure(connection=connection, transaction_per_migration=False)
     with context.begin_transaction():
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'"))
+        # Another migrator is waited for, however long it takes; only then is no lock of a table.
         connection.execute(text("SELECT pg_advisory_xact_lock(:class, :object)"), _lock_parameters())
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
         context.run_migrations()
 
 

@@ -16,14 +16,14 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import BinaryIO, Final, Protocol
 
 from pydantic import ValidationError
 
 from scheduler.domain.field_error import FieldError
-from scheduler.domain.user import UserInput, field_errors, user_from_row
+from scheduler.domain.user import UserInput, field_errors, is_row_column, user_from_row
 from scheduler.errors import InvalidInput
 from scheduler.registry import WrittenUsers
 from scheduler.store.planning import Replanned
@@ -71,6 +71,8 @@ class ImportSummary:
     updated: int = 0
     rejected: int = 0
     replanned: Replanned = field(default_factory=Replanned)
+    ignored_columns: tuple[str, ...] = ()
+    """Columns of a CSV that say nothing to Daybreak."""
 
     @property
     def read(self) -> int:
@@ -84,6 +86,7 @@ class ImportSummary:
             updated=self.updated + other.updated,
             rejected=self.rejected + other.rejected,
             replanned=self.replanned + other.replanned,
+            ignored_columns=self.ignored_columns or other.ignored_columns,
         )
 
 
@@ -123,7 +126,7 @@ def import_users(
                 on_rejected(outcome)
             else:
                 writing.add(outcome, source.bytes_read)
-        return writing.finish()
+        return replace(writing.finish(), ignored_columns=source.ignored_columns)
 
 
 def read_lines(stream: BinaryIO) -> Iterator[bytes]:
@@ -146,6 +149,7 @@ class _Source(Iterator[str]):
         self._lines = iter(lines)
         self.line = 0
         self.bytes_read = 0
+        self.ignored_columns: tuple[str, ...] = ()
         self._row_bytes = 0
 
     def begin_row(self) -> int:
@@ -232,6 +236,8 @@ def _external_id_in(line: bytes) -> str | None:
 
 def _csv_rows(source: _Source) -> Iterator[_Candidate | RejectedRow]:
     header, delimiter = _read_header(source)
+    ignored = [_shown(name) for name in header if name and not is_row_column(name)]
+    source.ignored_columns = tuple(name for name in ignored if name)
     reader = csv.reader(source, delimiter=delimiter, strict=True)
     while True:
         line_number = source.begin_row()

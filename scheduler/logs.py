@@ -27,7 +27,8 @@ LogFormat = Literal["human", "json"]
 LIBRARY_LEVELS: Mapping[str, int] = {
     "alembic.runtime.plugins": logging.WARNING,
     "apscheduler": logging.WARNING,
-    "pika": logging.WARNING,
+    # What it reports as an error raises as well, and is logged by whoever catches it.
+    "pika": logging.CRITICAL,
     "sqlalchemy": logging.WARNING,
 }
 

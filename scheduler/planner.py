@@ -103,13 +103,21 @@ class Planner:
     def plan(self, *, now: datetime, through: datetime) -> Planned:
         """Plan every active occasion from its watermark up to `through`; harmless to repeat.
 
-        An occasion that was never planned is planned from `now` on, or from when it first had users.
+        An occasion that was never planned is planned from `now` on, or from when it first had users. One
+        that fails does not keep the others from being planned; its error is raised in the end.
         """
         with self._engine.connect() as connection:
             due = occasions.active(connection)
         total = Planned()
+        failures: list[Exception] = []
         for occasion in due:
-            total += self._plan_occasion(occasion, now, through)
+            try:
+                total += self._plan_occasion(occasion, now, through)
+            except Exception as error:
+                logger.bind(occasion=occasion.key).exception("planning_failed")
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return total
 
     def _plan_occasion(self, occasion: Occasion, now: datetime, through: datetime) -> Planned:

@@ -12,12 +12,15 @@ from urllib.parse import urlsplit, urlunsplit
 from apscheduler.triggers.cron import CronTrigger
 
 from scheduler.domain.duration import parse_duration
+from scheduler.domain.message import ENVELOPE_FIELDS, TEXT_FIELDS
 
 # From when on a cron expression must have a tick: any instant does.
 _ANY_INSTANT = datetime(2000, 1, 1, tzinfo=UTC)
 
 # RFC 9110 §5.6.2: the characters of a header's name.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# A field of a body, as `worker/templates.py` has it.
+_FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # RFC 3986 §3.1: what an address begins with.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -93,9 +96,12 @@ def http_headers(value: object) -> object:
 
 
 def http_body(value: object) -> object:
-    """The text of a JSON object."""
-    if isinstance(value, str) and not isinstance(json.loads(value), dict):
-        raise ValueError("not a JSON object")
+    """The text of a JSON object whose fields every message has."""
+    if isinstance(value, str):
+        if not isinstance(json.loads(value), dict):
+            raise ValueError("not a JSON object")
+        if not set(_FIELD.findall(value.replace("{{", ""))) <= TEXT_FIELDS | ENVELOPE_FIELDS:
+            raise ValueError("a field that no message has")
     return value
 
 

@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from scheduler import setting_values as values
 from scheduler.domain.duration import format_duration
+from scheduler.domain.message import ENVELOPE_FIELDS, TEXT_FIELDS
 from scheduler.errors import ConfigurationError
 
 PREFIX = "DAYBREAK_"
@@ -106,7 +107,12 @@ class Settings(BaseSettings):
     recover_cron: CronExpression = "*/10 * * * *"
     """When what downtime swallowed is planned, enqueued again or expired (cron, UTC)."""
 
-    horizon: Duration = timedelta(hours=48)
+    horizon: Annotated[
+        timedelta,
+        BeforeValidator(values.duration),
+        Field(ge=timedelta(hours=1), le=timedelta(days=366)),
+        Takes("seconds or an ISO 8601 duration of at least an hour, at most 366 days: PT48H, P7D"),
+    ] = timedelta(hours=48)
     """How far ahead of now messages are planned."""
 
     batch_size: Annotated[int, Field(ge=1, le=500), Takes("a whole number from 1 to 500")] = 500
@@ -118,7 +124,12 @@ class Settings(BaseSettings):
     enqueue_deadline_seconds: WholeSeconds = 300
     """Seconds an enqueued batch may wait for a worker before it is enqueued again."""
 
-    lateness_limit: Duration = timedelta(hours=25)
+    lateness_limit: Annotated[
+        timedelta,
+        BeforeValidator(values.duration),
+        Field(ge=timedelta(minutes=1), le=timedelta(days=366)),
+        Takes("seconds or an ISO 8601 duration of at least a minute, at most 366 days: PT25H, P2D"),
+    ] = timedelta(hours=25)
     """How late a message may be before it expires; the default makes up a whole day of downtime."""
 
     retry_max_attempts: Annotated[int, Field(ge=1, le=100), Takes("a whole number from 1 to 100")] = 5
@@ -161,7 +172,11 @@ class Settings(BaseSettings):
     http_body: Annotated[
         str,
         BeforeValidator(values.http_body),
-        Takes('a JSON object with {fields} in its texts: {"to": "{address}", "text": "{text}"}'),
+        Takes(
+            "a JSON object with fields in its texts, of "
+            + ", ".join(f"{{{name}}}" for name in sorted(TEXT_FIELDS | ENVELOPE_FIELDS))
+            + ': {"to": "{address}", "text": "{text}"}'
+        ),
     ] = '{"id": "{id}", "channel": "{channel}", "to": "{address}", "subject": "{subject}", "text": "{text}"}'
     """Body that the http provider sends for each message (JSON with {fields})."""
 

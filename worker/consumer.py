@@ -45,11 +45,17 @@ class DeliveryLoop:
 
     def run(self) -> None:
         """Deliver until the shutdown is requested."""
+        is_cut_off = False
         while not self._shutdown.is_requested():
             try:
                 self.deliver_next(_LONGEST_WAIT)
+                if is_cut_off:
+                    logger.info("receiving_again")
+                is_cut_off = False
             except Unavailable as error:
-                logger.bind(cause=str(error)).warning("receiving_failed")
+                # Said once: it goes on every second until the server is back.
+                logger.bind(cause=str(error)).log("DEBUG" if is_cut_off else "WARNING", "receiving_failed")
+                is_cut_off = True
                 self._rest()
             except Exception:
                 logger.exception("delivery_loop_failed")

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from scheduler.clock import Clock
-from scheduler.domain.message import OUTCOME_UNKNOWN, MessageKey, NotSentReason
+from scheduler.domain.message import OUTCOME_UNKNOWN, TEXT_FIELDS, MessageKey, NotSentReason
 from scheduler.domain.occasion import Channel, Occasion
 from scheduler.domain.retry import RetryPolicy
 from scheduler.planner import Planner
@@ -36,9 +36,6 @@ from worker.channels.port import DeliveryControl, OutgoingMessage, Provider
 from worker.claims import ReadyMessage, SortedClaims, sort_claims
 from worker.results import BatchResult, sort_outcomes
 from worker.templates import Template, compile_template
-
-TEMPLATE_FIELDS: Final = frozenset({"first_name", "last_name", "external_id", "occasion", "local_date"})
-"""What a text may name in braces."""
 
 _REST_BEFORE_RECORDING: Final = timedelta(seconds=1)
 _NEVER_ANSWERED: Final = "the last attempt was begun and nothing is known of its end"
@@ -108,7 +105,7 @@ class Deliverer:
             expired=counts.expired,
             cancelled=counts.cancelled,
             handed_back=len(result.handed_back),
-        ).info("batch_delivered")
+        ).log("WARNING" if counts.dead else "INFO", "batch_delivered")
         return counts
 
     def _claim(self, connection: Connection, batch: LeasedBatch) -> _Prepared | None:
@@ -256,7 +253,7 @@ def _render(batch: LeasedBatch, occasion: Occasion, message: ReadyMessage) -> Ou
 
 @lru_cache(maxsize=1_000)
 def _template(source: str) -> Template:
-    return compile_template(source, TEMPLATE_FIELDS)
+    return compile_template(source, TEXT_FIELDS)
 
 
 def _unanswered(message: ClaimedMessage, now: datetime) -> FailedAttempt:

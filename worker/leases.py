@@ -53,7 +53,7 @@ class HeldLease:
         self._shutdown = shutdown
         self._clock = clock
         self._lost = False
-        self._ends = clock.monotonic() + length.total_seconds()
+        self._ends = clock.monotonic() + _remaining(batch, clock, length).total_seconds()
 
     def prolong(self, length: timedelta, asked_at: float) -> None:
         """The lease was renewed for `length`, counted from the monotonic time at which that was asked for."""
@@ -76,6 +76,13 @@ class HeldLease:
 
     def _gone(self) -> bool:
         return self._lost or self._clock.monotonic() >= self._ends
+
+
+def _remaining(batch: LeasedBatch, clock: Clock, length: timedelta) -> timedelta:
+    """What is left of a lease: less than its length where the process was paused since it was given."""
+    if batch.lease_expires_at is None:
+        return length
+    return min(length, batch.lease_expires_at - clock.now())
 
 
 class LeaseKeeper:

@@ -115,8 +115,7 @@ class Worker:
 def run_worker(settings: Settings, stop: Event) -> None:
     """Run a worker until `stop` is set."""
     # Each thread listens on one connection and works on another; one more renews the leases.
-    connections = max(settings.pool_size, 2 * settings.worker_threads + 1)
-    engine = engine_for(settings.model_copy(update={"pool_size": connections}), "worker")
+    engine = engine_for(settings, "worker", least_connections=2 * settings.worker_threads + 1)
     try:
         Worker(settings, engine, SystemClock(), stop).run()
     finally:

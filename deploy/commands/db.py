@@ -31,7 +31,7 @@ def upgrade() -> None:
 def status(context: click.Context, as_json: bool) -> None:
     """Show the schema's revision beside this release's. Exit code 1 unless they are the same."""
     settings = begin_command()
-    with some_database(settings, say) as found:
+    with some_database(settings, say, create=False) as found:
         schema = schema_status(found)
     if as_json:
         fields = {"current": schema.current, "newest": schema.newest, "up_to_date": schema.up_to_date}

@@ -72,7 +72,10 @@ def _run_now(settings: Settings, job: str) -> Ran | None:
 def status(as_json: bool) -> None:
     """Show for each job when it runs next, and how its last run went."""
     clock = SystemClock()
-    with usable_database(begin_command(), say) as settings, engine_on(settings, "command") as engine:
+    with (
+        usable_database(begin_command(), say, create=False) as settings,
+        engine_on(settings, "command") as engine,
+    ):
         with engine.connect() as connection:
             latest = job_runs.latest(connection, list(JOBS))
         states = [_state(settings, job, latest.get(job), clock) for job in JOBS]

@@ -176,6 +176,8 @@ def _show(summary: ImportSummary, rejections: _Rejections) -> None:
         f"{summary.read:,} rows: {summary.created:,} created, {summary.updated:,} updated, "
         + click.style(f"{summary.rejected:,} rejected", fg="red" if summary.rejected else None)
     )
+    if summary.ignored_columns:
+        click.echo(f"columns without meaning here, left out: {', '.join(summary.ignored_columns)}")
     replanned = summary.replanned
     click.echo(
         f"messages: {replanned.planned:,} planned, {replanned.moved:,} moved, {replanned.kept:,} kept, "
@@ -195,4 +197,5 @@ def _summary_fields(summary: ImportSummary, rejections: _Rejections) -> dict[str
         "rejected": summary.rejected,
         "rejected_file": str(rejections.path) if summary.rejected else None,
         "replanned": asdict(summary.replanned),
+        "ignored_columns": list(summary.ignored_columns),
     }

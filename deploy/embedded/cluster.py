@@ -24,6 +24,7 @@ from deploy.embedded.account import Account
 from deploy.embedded.binaries import MAJOR_VERSION, Binaries
 from scheduler.errors import ConfigurationError, DatabaseUnavailable
 
+_CLUSTER = "postgresql"
 ADMINISTRATOR = "postgres"
 
 _LOG_KEPT_BYTES = 10_000_000
@@ -48,6 +49,14 @@ class Postmaster:
     ready: bool
 
 
+def holds_data(path: Path) -> bool:
+    """Whether a data folder may hold a database; only looks, and makes nothing."""
+    try:
+        return (path / _CLUSTER / "PG_VERSION").is_file()
+    except PermissionError:
+        return True
+
+
 class DataFolder:
     """One data folder. Creating the object creates the folder, not what is in it.
 
@@ -65,7 +74,7 @@ class DataFolder:
                 f"the data folder {self.path} cannot be made "
                 f"({error.strerror}): choose another (DAYBREAK_DATA_DIR)"
             ) from None
-        self.cluster = self.path / "postgresql"
+        self.cluster = self.path / _CLUSTER
         self.log_path = self.path / "postgresql.log"
 
     def try_lock(self) -> int | None:

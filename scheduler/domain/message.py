@@ -87,6 +87,12 @@ class NotSentReason(StrEnum):
     NO_ADDRESS = "no_address"
 
 
+TEXT_FIELDS: Final = frozenset({"first_name", "last_name", "external_id", "occasion", "local_date"})
+"""What the text of a message may name in braces."""
+
+ENVELOPE_FIELDS: Final = frozenset({"id", "channel", "address", "subject", "text"})
+"""What a provider's request may name in braces besides: the message itself."""
+
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
 """Category of a dead letter whose last attempt may or may not have been accepted."""
 

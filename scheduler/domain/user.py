@@ -276,15 +276,25 @@ _ROW_FIELDS: Final = frozenset(
         "preferred_time",
     }
 )
-_ROW_DATES: Final[Mapping[str, str]] = {"birth_date": BIRTHDAY, "anniversary_date": ANNIVERSARY}
+_ROW_DATES: Final[Mapping[str, str]] = {
+    "birth_date": BIRTHDAY,
+    BIRTHDAY: BIRTHDAY,
+    "anniversary_date": ANNIVERSARY,
+    ANNIVERSARY: ANNIVERSARY,
+}
 _DATE_COLUMN_PREFIX: Final = "date:"
+
+
+def is_row_column(name: str) -> bool:
+    """Whether `user_from_row` reads a column of this name."""
+    return name in _ROW_FIELDS or name in _ROW_DATES or name.startswith(_DATE_COLUMN_PREFIX)
 
 
 def user_from_row(row: Mapping[str, str]) -> dict[str, Any]:
     """A row of a CSV file as input for `UserInput`, unchecked: an empty cell is an absent value.
 
-    `birth_date` and `anniversary_date` are the dates `birthday` and `anniversary`, a column `date:NAME` is
-    the date NAME, other columns are ignored. Of two columns for one date, the later counts.
+    `birth_date` and `anniversary_date` are the dates `birthday` and `anniversary`, which may also be called
+    so, a column `date:NAME` is the date NAME, other columns are ignored. Of two columns for one date, the later counts.
     """
     user: dict[str, Any] = {}
     dates: dict[str, str] = {}

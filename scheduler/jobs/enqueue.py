@@ -40,16 +40,14 @@ class Enqueue:
         self._broker = broker
         self._clock = clock
 
-    def run(self, now: datetime) -> Mapping[str, int]:
-        """Publish all that is due at `now`, what a lost worker held included.
+    def run(self, now: datetime, stop: Event | None = None) -> Mapping[str, int]:
+        """Publish all that is due at `now`, what a lost worker held included; ends early where `stop` is set.
 
         Returns the batches enqueued, those to be published again, and the leases that lapsed.
         """
         lapsed = in_transaction(self._engine, lambda connection: batches.lapse_leases(connection, now=now))
         enqueued = unpublished = 0
-        while references := in_transaction(
-            self._engine, lambda connection: batches.enqueue_due(connection, now=now, most=_MOST_AT_ONCE)
-        ):
+        while not (stop and stop.is_set()) and (references := self._take_due(now)):
             enqueued += len(references)
             try:
                 self._broker.publish(references)
@@ -66,7 +64,7 @@ class Enqueue:
         total: Counter[str] = Counter(enqueued=0, unpublished=0, lapsed_leases=0)
         while not stop.is_set():
             now = self._clock.now()
-            total.update(self.run(now))
+            total.update(self.run(now, stop))
             if now >= until or self._clock.wait(stop, min(until, self._next_look(now))):
                 break
         return total
@@ -77,6 +75,11 @@ class Enqueue:
             due = batches.next_due(connection)
         # What is due already is in the hands of somebody else's transaction: not to be asked for without pause.
         return rested if due is None else max(now + _SHORTEST_REST, min(rested, due))
+
+    def _take_due(self, now: datetime) -> list[BatchReference]:
+        return in_transaction(
+            self._engine, lambda connection: batches.enqueue_due(connection, now=now, most=_MOST_AT_ONCE)
+        )
 
     def _keep_alive(self) -> None:
         try:

@@ -30,19 +30,21 @@ class Recover:
         self._enqueue_deadline = enqueue_deadline
 
     def run(self, now: datetime) -> Mapping[str, int]:
-        """Recover; returns messages planned and expired, and leases and enqueued batches that lapsed."""
+        """Recover; returns messages planned and expired, and leases and enqueued batches that lapsed.
+
+        An occasion that cannot be planned keeps nothing else from being recovered; its error is raised
+        in the end.
+        """
         partitions = self._planner.create_partitions(now)
-        # Half the horizon: a daily run that was on time has planned that far, a missed one has not.
-        planned = self._planner.catch_up(now)
-        expired = self._expire(now)
-        leases, enqueued = in_transaction(self._engine, lambda connection: self._lapse(connection, now))
-        return {
-            "planned": planned.added,
-            "expired": expired,
-            "lapsed_leases": leases,
-            "lapsed_enqueued": enqueued,
-            "partitions": partitions,
-        }
+        counts = {"planned": 0, "partitions": partitions}
+        try:
+            # Half the horizon: a daily run that was on time has planned that far, a missed one has not.
+            counts["planned"] = self._planner.catch_up(now).added
+        finally:
+            counts["expired"] = self._expire(now)
+            lapsed = in_transaction(self._engine, lambda connection: self._lapse(connection, now))
+            counts["lapsed_leases"], counts["lapsed_enqueued"] = lapsed
+        return counts
 
     def _expire(self, now: datetime) -> int:
         total = 0

@@ -25,7 +25,12 @@ _LATEST: Final = text("""
 SELECT run.job, run.trigger, run.planned_at, run.started_at, run.finished_at, run.state, run.counts, run.error, run.host
 FROM unnest(CAST(:jobs AS text[])) AS wanted (job)
 CROSS JOIN LATERAL (
-    SELECT * FROM job_runs WHERE job = wanted.job ORDER BY started_at DESC, id DESC LIMIT 1
+    SELECT * FROM (
+        (SELECT * FROM job_runs WHERE job = wanted.job AND state <> 'running'
+         ORDER BY started_at DESC, id DESC LIMIT 1)
+        UNION ALL
+        (SELECT * FROM job_runs WHERE job = wanted.job ORDER BY started_at DESC, id DESC LIMIT 1)
+    ) AS newest ORDER BY state = 'running' LIMIT 1
 ) AS run""")
 
 _ERROR_LENGTH: Final = 2_000
@@ -93,7 +98,7 @@ def finish(
 
 
 def latest(connection: Connection, jobs: list[str]) -> dict[str, JobRun]:
-    """The newest run of each of `jobs` that has ever run."""
+    """The newest finished run of each of `jobs`, or the one that runs where none ever finished."""
     rows = connection.execute(_LATEST, {"jobs": jobs}).mappings()
     return {row["job"]: _job_run(dict(row)) for row in rows}
 

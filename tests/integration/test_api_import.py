@@ -40,6 +40,7 @@ def test_rows_are_created_planned_and_told(client: FlaskClient) -> None:
         "rejected": 0,
         "rejected_rows": [],
         "replanned": NOTHING | {"planned": 2},
+        "ignored_columns": [],
     }
     assert body_of(client.get(f"{USERS}/external/p2"))["user"]["dates"] == {"birthday": "1990-03-02"}
 

@@ -145,7 +145,8 @@ def test_a_database_that_a_newer_release_has_used_is_left_alone(run: Run, engine
 def test_people_are_imported_with_a_summary(run: Run, engine: Engine) -> None:
     result = run("users", "import", str(PEOPLE))
     assert result.exit_code == 0
-    assert result.output.startswith("300 rows: 300 created, 0 updated, 0 rejected\nmessages: ")
+    assert result.output.startswith("300 rows: 300 created, 0 updated, 0 rejected\n")
+    assert "columns without meaning here, left out: country, city\nmessages: " in result.output
     with engine.connect() as connection:
         assert users.count(connection, 1) == 300
     assert not PEOPLE.with_name("people.csv.rejected.csv").exists()
@@ -182,6 +183,7 @@ def test_standard_input_and_json_serve_programs(run: Run, tmp_path: Path) -> Non
         "rejected": 1,
         "rejected_file": str(rejected),
         "replanned": {"planned": 0, "moved": 0, "kept": 0, "removed": 0},
+        "ignored_columns": [],
     }
     assert rejected.read_text().startswith("line,external_id,reasons\n2,,")
 

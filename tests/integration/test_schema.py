@@ -22,6 +22,7 @@ from scheduler.store.migrate import status, upgrade
 from scheduler.store.partitions import Partitions
 from tests.fixtures.pipeline import NINE, TENANT, Pipeline
 from tests.fixtures.statements import prepare, stored_statements
+from tests.fixtures.waiting import wait_until_blocked
 
 # What the SQL around a parameter does not tell; the driver sends these types.
 TYPES: Final = {
@@ -111,10 +112,19 @@ def test_a_failed_migration_leaves_nothing_behind(empty: Engine) -> None:
         assert connection.execute(text("SELECT to_regclass('users')")).scalar_one() is None
 
 
-def test_a_migration_does_not_wait_long_for_another(empty: Engine) -> None:
+def test_a_migrator_waits_for_another(empty: Engine) -> None:
+    with ThreadPoolExecutor(1) as threads, empty.begin() as holder:
+        holder.execute(text("SELECT pg_advisory_xact_lock(20260101, 1)"))
+        second = threads.submit(upgrade, empty)
+        wait_until_blocked(empty, second)
+        holder.rollback()
+        assert second.result(timeout=30).up_to_date
+
+
+def test_a_migration_does_not_wait_long_for_a_table(empty: Engine) -> None:
     upgrade(empty)
     with empty.begin() as holder:
-        holder.execute(text("SELECT pg_advisory_xact_lock(20260101, 1)"))
+        holder.execute(text("LOCK TABLE alembic_version"))
         with pytest.raises(Exception, match="lock timeout"):
             upgrade(empty)
 

@@ -107,12 +107,18 @@ def test_libraries_are_heard(stream: io.StringIO) -> None:
     assert line["text"] == "Running upgrade {0001}"
 
 
-@pytest.mark.parametrize("name", ["apscheduler.scheduler", "pika.connection", "sqlalchemy.engine.Engine"])
+@pytest.mark.parametrize("name", ["apscheduler.scheduler", "sqlalchemy.engine.Engine"])
 def test_talkative_libraries_are_heard_from_warnings_up(stream: io.StringIO, name: str) -> None:
     configure(stream)
     logging.getLogger(name).info("chatter")
     logging.getLogger(name).warning("trouble")
     assert [line["text"] for line in lines(stream)] == ["trouble"]
+
+
+def test_what_pika_reports_is_left_to_whoever_catches_it(stream: io.StringIO) -> None:
+    configure(stream)
+    logging.getLogger("pika.adapters.base_connection").error("connection_lost")
+    assert lines(stream) == []
 
 
 def test_a_level_of_its_own_is_heard(stream: io.StringIO) -> None:

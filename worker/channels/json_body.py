@@ -10,11 +10,12 @@ from typing import Final
 
 import orjson
 
+from scheduler.domain.message import ENVELOPE_FIELDS
 from scheduler.errors import ConfigurationError, InvalidInput
 from worker.channels.port import OutgoingMessage
 from worker.templates import MissingFieldError, Template, compile_template
 
-MESSAGE_FIELDS: Final = frozenset({"id", "channel", "address", "subject", "text"})
+MESSAGE_FIELDS: Final = ENVELOPE_FIELDS
 """Fields every message has of its own; a field of the same name among its `fields` is hidden by them."""
 
 # A string that JSON leaves as it is and that no document holds: strings with fields are found again by it.
