@@ -1,10 +1,11 @@
 """How long a delivery believes in its lease, and when it is told to stop."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import create_engine
 
 from scheduler.clock import SettableClock
 from scheduler.errors import LeaseLost
@@ -107,13 +108,11 @@ def renewals(clock: SettableClock, monkeypatch: pytest.MonkeyPatch) -> Renewals:
 
 
 @pytest.fixture
-def keeper(clock: SettableClock) -> LeaseKeeper:
-    return LeaseKeeper(_no_database(), clock, LENGTH)
-
-
-def _no_database() -> Engine:
-    """An engine whose transactions work and hold nothing."""
-    return create_engine("sqlite://")
+def keeper(clock: SettableClock) -> Iterator[LeaseKeeper]:
+    """A keeper on a database whose transactions work and hold nothing."""
+    engine = create_engine("sqlite://")
+    yield LeaseKeeper(engine, clock, LENGTH)
+    engine.dispose()
 
 
 def test_the_keeper_renews_what_is_held(
