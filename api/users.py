@@ -140,6 +140,8 @@ def _as_json(user: StoredUser) -> dict[str, Any]:
         "last_name": values.last_name,
         "email": values.email,
         "phone": values.phone,
+        "push_token": values.push_token,
+        "webhook_url": values.webhook_url,
         "timezone": values.timezone,
         "locale": values.locale,
         "preferred_time": None if preferred_time is None else time_of_day(preferred_time),

@@ -13,6 +13,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from scheduler.domain.duration import parse_duration
 from scheduler.domain.message import ENVELOPE_FIELDS, TEXT_FIELDS
+from scheduler.domain.quiet_hours import QuietHours
 
 # From when on a cron expression must have a tick: any instant does.
 _ANY_INSTANT = datetime(2000, 1, 1, tzinfo=UTC)
@@ -80,6 +81,11 @@ def http_url(value: object) -> object:
         if parts.username is not None or parts.fragment or not parts.hostname:
             raise ValueError("no host, or credentials or a fragment in the address")
     return _address(value, "http", "https")
+
+
+def quiet_hours(value: object) -> object:
+    """The part of a day that is quiet."""
+    return QuietHours.parse(value) if isinstance(value, str) else value
 
 
 def http_headers(value: object) -> object:

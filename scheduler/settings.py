@@ -26,6 +26,7 @@ from pydantic_settings import (
 from scheduler import setting_values as values
 from scheduler.domain.duration import format_duration
 from scheduler.domain.message import ENVELOPE_FIELDS, TEXT_FIELDS
+from scheduler.domain.quiet_hours import QuietHours
 from scheduler.errors import ConfigurationError
 
 PREFIX = "DAYBREAK_"
@@ -194,6 +195,31 @@ class Settings(BaseSettings):
 
     breaker_reset_seconds: Seconds = 30.0
     """Seconds a circuit stays open before one message is sent to see whether the provider is back."""
+
+    providers_file: Annotated[Path | None, BeforeValidator(values.path), Takes("a TOML file")] = None
+    """File that names the providers of each channel, in order; absent: the one of DAYBREAK_PROVIDER for all."""
+
+    public_url: Annotated[
+        str | None,
+        BeforeValidator(values.http_url),
+        Takes("an http:// or https:// address without user, password or fragment"),
+    ] = None
+    """Address at which recipients and providers reach the API: for links to unsubscribe and callbacks."""
+
+    secret_key: Annotated[
+        SecretStr | None, Field(min_length=32), Takes("a secret text of at least 32 characters")
+    ] = None
+    """Key that links sent to recipients are signed with; absent: no such links are sent."""
+
+    quiet_hours: Annotated[
+        QuietHours | None, BeforeValidator(values.quiet_hours), Takes("a part of the day: 22:00-08:00")
+    ] = None
+    """Local hours in which no e-mail, SMS or push message goes out, unless its occasion says otherwise."""
+
+    alert_url: Annotated[
+        SecretStr | None, BeforeValidator(values.http_url), Takes("an http:// or https:// address")
+    ] = None
+    """Address that is told, as JSON {"text": …}, when a provider refuses us."""
 
     log_level: Annotated[
         Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"],

@@ -66,3 +66,9 @@ def _address(recipient: Recipient, channel: Channel) -> str | None:
             return recipient.email
         case Channel.SMS:
             return recipient.phone
+        case Channel.PUSH:
+            return recipient.push_token
+        case Channel.WEBHOOK:
+            return recipient.webhook_url
+        case Channel.IN_APP:
+            return recipient.external_id

@@ -11,9 +11,8 @@ While its provider takes nothing, a batch is handed back unclaimed, due when the
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import lru_cache
 from random import Random
 from threading import Event
 from typing import Final
@@ -23,7 +22,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from scheduler.clock import Clock
-from scheduler.domain.message import OUTCOME_UNKNOWN, TEXT_FIELDS, MessageKey, NotSentReason
+from scheduler.domain.message import OUTCOME_UNKNOWN, NotSentReason
 from scheduler.domain.occasion import Channel, Occasion
 from scheduler.domain.retry import RetryPolicy
 from scheduler.planner import Planner
@@ -32,10 +31,10 @@ from scheduler.store.batches import Counts, LeasedBatch
 from scheduler.store.database import in_transaction
 from scheduler.store.failures import FailedAttempt
 from scheduler.store.messages import ClaimedMessage
-from worker.channels.port import DeliveryControl, OutgoingMessage, Provider
+from worker.channels.port import DeliveryControl, Failed, Outcome, OutgoingMessage, Provider
 from worker.claims import ReadyMessage, SortedClaims, sort_claims
+from worker.rendering import render
 from worker.results import BatchResult, sort_outcomes
-from worker.templates import Template, compile_template
 
 _REST_BEFORE_RECORDING: Final = timedelta(seconds=1)
 _NEVER_ANSWERED: Final = "the last attempt was begun and nothing is known of its end"
@@ -124,7 +123,8 @@ class Deliverer:
             # Only what an earlier lease left in `sending` can be claimed past the limit: too late to try again.
             return _Prepared(occasion, SortedClaims(exhausted=claimed), expired)
         recipients = users.recipients(connection, [message.user_id for message in claimed])
-        claims = sort_claims(claimed, recipients, batch.channel, self._retry_policy(occasion).max_attempts)
+        max_attempts = batch.max_attempts or self._retry_policy(occasion).max_attempts
+        claims = sort_claims(claimed, recipients, batch.channel, max_attempts)
         if claims.stale:
             self._replan(connection, batch, claims.stale, now)
         return _Prepared(occasion, claims, expired)
@@ -141,11 +141,19 @@ class Deliverer:
     def _send(self, batch: LeasedBatch, prepared: _Prepared, control: DeliveryControl) -> BatchResult:
         ready = prepared.claims.ready
         policy = self._retry_policy(prepared.occasion)
-        if not ready:
-            return sort_outcomes([], policy, self._random)
-        outgoing = [_render(batch, prepared.occasion, message) for message in ready]
-        outcomes = self._providers[batch.channel].deliver(outgoing, control)
+        if batch.max_attempts is not None:
+            policy = replace(policy, max_attempts=batch.max_attempts)
+        outcomes = self._outcomes(batch, prepared.occasion, ready, control) if ready else []
         return sort_outcomes(zip(ready, outcomes, strict=True), policy, self._random)
+
+    def _outcomes(
+        self, batch: LeasedBatch, occasion: Occasion, ready: Sequence[ReadyMessage], control: DeliveryControl
+    ) -> list[Outcome]:
+        """One outcome each: what cannot be rendered fails by itself, the rest goes to the provider."""
+        rendered = render(batch, occasion, ready, self._clock.now())
+        outgoing = [message for message in rendered if isinstance(message, OutgoingMessage)]
+        delivered = iter(self._providers[batch.channel].deliver(outgoing, control) if outgoing else ())
+        return [each if isinstance(each, Failed) else next(delivered) for each in rendered]
 
     def _record(
         self, batch: LeasedBatch, prepared: _Prepared, result: BatchResult, control: DeliveryControl
@@ -182,7 +190,7 @@ class Deliverer:
         claims = prepared.claims
         # What was replanned may still be due now: the next lease finds it, or finds it moved.
         if result.handed_back or claims.stale:
-            due_at = self._providers[batch.channel].pauses_until() or now
+            due_at = result.hand_back_until or self._providers[batch.channel].pauses_until() or now
             batches.hand_back(connection, batch, counts, due_at=due_at)
         else:
             batches.finish(connection, batch, counts, now=now)
@@ -214,7 +222,7 @@ class Deliverer:
             buried = [letter.user_id for letter in dead if letter.category == category]
             messages.bury(connection, batch, buried, category=category)
         failures.add_dead_letters(connection, batch, dead)
-        failures.add_attempts(connection, batch, self._providers[batch.channel].name, failed)
+        failures.add_attempts(connection, batch, failed)
 
     def _retry_policy(self, occasion: Occasion) -> RetryPolicy:
         return occasion.retry or self._policy.retry
@@ -229,31 +237,6 @@ def _count(prepared: _Prepared, result: BatchResult) -> Counts:
         expired=prepared.expired,
         cancelled=len(claims.deleted) + len(claims.unreachable),
     )
-
-
-def _render(batch: LeasedBatch, occasion: Occasion, message: ReadyMessage) -> OutgoingMessage:
-    recipient = message.recipient
-    fields = {
-        "first_name": recipient.first_name,
-        "last_name": recipient.last_name,
-        "external_id": recipient.external_id,
-        "occasion": occasion.key,
-        "local_date": batch.local_date.isoformat(),
-    }
-    key = MessageKey(batch.occasion_id, recipient.id, batch.local_date, batch.slot, batch.channel)
-    return OutgoingMessage(
-        id=key.text,
-        channel=batch.channel,
-        address=message.address,
-        subject=_template(occasion.subject).render(fields),
-        text=_template(occasion.body).render(fields),
-        fields=fields,
-    )
-
-
-@lru_cache(maxsize=1_000)
-def _template(source: str) -> Template:
-    return compile_template(source, TEXT_FIELDS)
 
 
 def _unanswered(message: ClaimedMessage, now: datetime) -> FailedAttempt:

@@ -34,6 +34,8 @@ class BatchResult:
     """Every attempt that failed: those retried, those given up and those that are not counted."""
     handed_back: list[int] = field(default_factory=list)
     """Not attempted, or failed for reasons that are not the message's: as if this lease had not been."""
+    hand_back_until: datetime | None = None
+    """When the first of them is worth another try, where that is known."""
 
 
 def sort_outcomes(
@@ -45,8 +47,10 @@ def sort_outcomes(
         match outcome:
             case Accepted(at):
                 result.accepted[message.recipient.id] = at
-            case NotAttempted():
+            case NotAttempted(retry_at):
                 result.handed_back.append(message.recipient.id)
+                if retry_at is not None:
+                    result.hand_back_until = min(retry_at, result.hand_back_until or retry_at)
             case Failed():
                 _sort_failure(result, message, outcome, policy, random)
     return result
@@ -62,6 +66,7 @@ def _sort_failure(
         category=failure.category,
         detail=failure.detail,
         failed_at=failure.at,
+        provider=failure.provider,
     )
     result.failed.append(attempt)
     if _is_excused(message, failure):
@@ -99,4 +104,5 @@ def _final(attempt: FailedAttempt, failure: Failed) -> FailedAttempt:
         category=OUTCOME_UNKNOWN,
         detail=f"{failure.category}: {failure.detail}",
         failed_at=attempt.failed_at,
+        provider=attempt.provider,
     )

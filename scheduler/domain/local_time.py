@@ -44,6 +44,9 @@ class TimeRule(StrEnum):
     SAME_DAY = "same_day"
     """Not by the clock: the time was past when the user appeared or changed, the date was not."""
 
+    QUIET_HOURS = "quiet_hours"
+    """Put off to the end of the user's quiet hours."""
+
 
 class ResolvedTime(NamedTuple):
     """An instant in UTC and the rule by which a local time means it."""

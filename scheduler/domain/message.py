@@ -47,6 +47,9 @@ class MessageEvent(StrEnum):
     CANCEL = "cancel"
     CONFIRM = "confirm"
     BOUNCE = "bounce"
+    DEFER = "defer"
+    DEFER_RETRY = "defer_retry"
+    REPLAY = "replay"
 
 
 _S = MessageState
@@ -63,8 +66,14 @@ MESSAGE_TRANSITIONS: Final[Mapping[MessageEvent, Transition[MessageState]]] = Ma
         MessageEvent.HAND_BACK_RETRY: Transition((_S.SENDING,), _S.RETRYING),
         MessageEvent.EXPIRE: Transition((_S.SCHEDULED, _S.RETRYING), _S.EXPIRED),
         MessageEvent.CANCEL: Transition((_S.SCHEDULED, _S.RETRYING, _S.SENDING), _S.CANCELLED),
-        MessageEvent.CONFIRM: Transition((_S.SENT,), _S.DELIVERED),
-        MessageEvent.BOUNCE: Transition((_S.SENT, _S.DELIVERED), _S.BOUNCED),
+        # A callback also settles what nobody knew the outcome of: it was accepted after all.
+        MessageEvent.CONFIRM: Transition((_S.SENT, _S.RETRYING, _S.DEAD), _S.DELIVERED),
+        MessageEvent.BOUNCE: Transition((_S.SENT, _S.DELIVERED, _S.RETRYING, _S.DEAD), _S.BOUNCED),
+        # Quiet hours: claimed, not sent, and due again when they end.
+        MessageEvent.DEFER: Transition((_S.SENDING,), _S.SCHEDULED),
+        MessageEvent.DEFER_RETRY: Transition((_S.SENDING,), _S.RETRYING),
+        # Never back to `scheduled`: it may be out already, and an edit could give it another key.
+        MessageEvent.REPLAY: Transition((_S.DEAD,), _S.RETRYING),
     }
 )
 
@@ -85,6 +94,9 @@ class NotSentReason(StrEnum):
     TOO_LATE = "too_late"
     USER_DELETED = "user_deleted"
     NO_ADDRESS = "no_address"
+    SUPPRESSED = "suppressed"
+    UNSUBSCRIBED = "unsubscribed"
+    FREQUENCY_CAPPED = "frequency_capped"
 
 
 TEXT_FIELDS: Final = frozenset({"first_name", "last_name", "external_id", "occasion", "local_date"})

@@ -6,12 +6,14 @@ by whoever makes an occasion: none has a default here. Making one that cannot be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
 from typing import Final
 
 from scheduler.domain.local_time import GapPolicy, OverlapPolicy
+from scheduler.domain.quiet_hours import QuietHours
 from scheduler.domain.recurrence import parse_recurrence
 from scheduler.domain.retry import RetryPolicy
 
@@ -50,6 +52,9 @@ class Channel(StrEnum):
 
     EMAIL = "email"
     SMS = "sms"
+    PUSH = "push"
+    WEBHOOK = "webhook"
+    IN_APP = "in_app"
 
 
 class Priority(StrEnum):
@@ -117,6 +122,15 @@ _KINDS: Final[dict[type[Rule], OccasionKind]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class MessageText:
+    """What a message says, as Jinja2 sources (see `scheduler/texts/`). `html` goes with e-mail only."""
+
+    subject: str
+    body: str
+    html: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Occasion:
     """An occasion as planned: the index of a local time is its slot, part of a message's identity."""
 
@@ -143,6 +157,13 @@ class Occasion:
     version: int
     planned_through: datetime | None
     """The watermark: planned up to and without this instant; None: never planned."""
+    html: str | None = None
+    translations: Mapping[str, MessageText] = field(default_factory=dict)
+    """Texts by language tag (BCP 47), such as `de` or `pt-BR`; the occasion's own are for everyone else."""
+    group: str | None = None
+    """The group whose frequency cap holds for it; None: no cap."""
+    quiet_hours: QuietHours | None = None
+    """None: the quiet hours of the settings."""
 
     def __post_init__(self) -> None:
         if not self.local_times or len(set(self.local_times)) < len(self.local_times):
@@ -153,6 +174,11 @@ class Occasion:
             raise ValueError("an occasion has at least one channel, each of them once")
         if self.lateness_limit is not None and self.lateness_limit <= timedelta():
             raise ValueError("a lateness limit is longer than nothing")
+
+    @property
+    def text(self) -> MessageText:
+        """What it says to those whose language it has no translation for."""
+        return MessageText(self.subject, self.body, self.html)
 
     @property
     def kind(self) -> OccasionKind:

@@ -42,6 +42,9 @@ _EMAIL_PATTERN: Final = (
     r'@(?:[^\s\x00-\x1f\x7f-\x9f@<>()\[\],;:\\".]{1,63}\.)+[^\s\x00-\x1f\x7f-\x9f@<>()\[\],;:\\".]{1,63}$'
 )
 _PHONE_PATTERN: Final = r"^\+[1-9][0-9]{6,14}$"
+_DEVICE_PATTERN: Final = r"^[\x21-\x7e]{1,4096}$"
+# No user, password or fragment: who may be asked at all is decided when the address is resolved.
+_WEBHOOK_URL_PATTERN: Final = r"^https?://[A-Za-z0-9.\-\[\]:]+(?:[/?][\x21\x22\x24-\x7e]*)?$"
 _LOCALE_PATTERN: Final = r"^[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8}){0,4}$"
 _DATE_NAME_PATTERN: Final = r"^[a-z][a-z0-9_]{0,62}$"
 _ATTRIBUTE_NAME_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,62}$"
@@ -125,6 +128,10 @@ Email = Annotated[
     StringConstraints(strip_whitespace=True, max_length=_MAX_EMAIL_OCTETS, pattern=_EMAIL_PATTERN),
     AfterValidator(_check_email_length),
 ]
+PushToken = Annotated[str, StringConstraints(pattern=_DEVICE_PATTERN)]
+WebhookUrl = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=2048, pattern=_WEBHOOK_URL_PATTERN)
+]
 Phone = Annotated[str, StringConstraints(strip_whitespace=True, pattern=_PHONE_PATTERN)]
 ZoneName = Annotated[str, AfterValidator(check_zone)]
 Locale = Annotated[str, StringConstraints(pattern=_LOCALE_PATTERN), AfterValidator(_hyphenated)]
@@ -147,6 +154,8 @@ class UserInput(_StrictModel):
     last_name: LastName = ""
     email: Email | None = None
     phone: Phone | None = None
+    push_token: PushToken | None = None
+    webhook_url: WebhookUrl | None = None
     timezone: ZoneName
     locale: Locale = "en"
     preferred_time: TimeOfDay | None = None
@@ -167,6 +176,8 @@ class UserPatch(_StrictModel):
     last_name: LastName | None = None
     email: Email | None = None
     phone: Phone | None = None
+    push_token: PushToken | None = None
+    webhook_url: WebhookUrl | None = None
     timezone: ZoneName = Field(default_factory=str)
     locale: Locale | None = None
     preferred_time: TimeOfDay | None = None
@@ -205,6 +216,8 @@ _PATTERN_MESSAGES: Final[Mapping[str, str]] = {
     _TEXT_PATTERN: "must not contain control characters or line separators",
     _EMAIL_PATTERN: "must be an e-mail address such as name@example.com",
     _PHONE_PATTERN: "must be a phone number in E.164 form such as +442071838750",
+    _DEVICE_PATTERN: "must be a device token: up to 4096 visible ASCII characters",
+    _WEBHOOK_URL_PATTERN: "must be an http:// or https:// address without user, password and fragment",
     _LOCALE_PATTERN: "must be a language tag such as en or pt-BR",
     _DATE_NAME_PATTERN: "is not a name for a date: up to 63 lower-case letters, digits and _, a letter first",
     _ATTRIBUTE_NAME_PATTERN: "is not a name for an attribute: up to 63 letters, digits and _, no digit first",
@@ -271,6 +284,8 @@ _ROW_FIELDS: Final = frozenset(
         "last_name",
         "email",
         "phone",
+        "push_token",
+        "webhook_url",
         "timezone",
         "locale",
         "preferred_time",

@@ -36,7 +36,7 @@ _TO_EXPIRED, _ = _move(BatchEvent.EXPIRE)
 _LEASED_COLUMNS: Final = """
     b.id, b.lease_token, b.lease_expires_at, b.tenant_id, b.occasion_id, b.local_date, b.slot,
     CAST(b.channel AS text) AS channel, CAST(b.priority AS text) AS priority, b.send_at, b.due_at, b.attempt,
-    b.user_ids"""
+    b.max_attempts, b.user_ids"""
 
 _LEASE: Final = f"""
     {_TO_LEASED}, lease_token = lease_token + 1, lease_expires_at = :expires_at, leased_by = :worker"""
@@ -137,10 +137,10 @@ _COUNT_EXPIRED: Final = text("UPDATE batches SET expired_count = expired_count +
 
 _ADD_RETRY: Final = text("""
 INSERT INTO batches
-    (tenant_id, occasion_id, local_date, slot, channel, priority, send_at, due_at, attempt, user_ids, state,
-     lease_token, sent_count, retried_count, dead_count, expired_count, cancelled_count, created_at)
+    (tenant_id, occasion_id, local_date, slot, channel, priority, send_at, due_at, attempt, max_attempts, user_ids,
+     state, lease_token, sent_count, retried_count, dead_count, expired_count, cancelled_count, created_at)
 VALUES (:tenant_id, :occasion_id, :local_date, :slot, CAST(:channel AS channel), CAST(:priority AS priority), :send_at,
-        :due_at, :attempt, CAST(:user_ids AS bigint[]), 'pending', 0, 0, 0, 0, 0, 0, :now)""")
+        :due_at, :attempt, :max_attempts, CAST(:user_ids AS bigint[]), 'pending', 0, 0, 0, 0, 0, 0, :now)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +169,8 @@ class LeasedBatch:
     send_at: datetime
     due_at: datetime
     attempt: int
+    max_attempts: int | None
+    """None: as many as the retry policy allows; a replayed batch brings its own number."""
     user_ids: tuple[int, ...]
 
 
@@ -319,6 +321,7 @@ def add_retry(
         "send_at": origin.send_at,
         "due_at": due_at,
         "attempt": attempt,
+        "max_attempts": origin.max_attempts,
         "user_ids": list(user_ids),
         "now": now,
     }
@@ -354,5 +357,6 @@ def _leased(row: Row[Any] | None) -> LeasedBatch | None:
         send_at=row.send_at,
         due_at=row.due_at,
         attempt=row.attempt,
+        max_attempts=row.max_attempts,
         user_ids=tuple(row.user_ids),
     )

@@ -18,10 +18,10 @@ INSERT INTO delivery_attempts
     (user_id, batch_id, failed_at, occasion_id, local_date, channel, tenant_id, slot, attempt, provider, kind, category,
      detail)
 SELECT failed.user_id, :batch_id, failed.failed_at, :occasion_id, :local_date, CAST(:channel AS channel), :tenant_id,
-       :slot, failed.attempt, :provider, failed.kind, failed.category, failed.detail
+       :slot, failed.attempt, failed.provider, failed.kind, failed.category, failed.detail
 FROM unnest(CAST(:user_ids AS bigint[]), CAST(:failed_ats AS timestamptz[]), CAST(:attempts AS smallint[]),
-            CAST(:kinds AS text[]), CAST(:categories AS text[]), CAST(:details AS text[]))
-    AS failed (user_id, failed_at, attempt, kind, category, detail)""")
+            CAST(:providers AS text[]), CAST(:kinds AS text[]), CAST(:categories AS text[]), CAST(:details AS text[]))
+    AS failed (user_id, failed_at, attempt, provider, kind, category, detail)""")
 
 _ADD_DEAD_LETTERS: Final = text("""
 INSERT INTO dead_letters
@@ -45,16 +45,16 @@ class FailedAttempt:
     category: str
     detail: str
     failed_at: datetime
+    provider: str = ""
+    """Empty: no provider was asked."""
 
 
-def add_attempts(
-    connection: Connection, batch: LeasedBatch, provider: str, failed: Sequence[FailedAttempt]
-) -> None:
+def add_attempts(connection: Connection, batch: LeasedBatch, failed: Sequence[FailedAttempt]) -> None:
     """Keep the attempts that failed."""
     if failed:
         parameters = _parameters(batch, failed) | {
             "batch_id": batch.id,
-            "provider": provider,
+            "providers": [attempt.provider for attempt in failed],
             "kinds": [attempt.kind for attempt in failed],
         }
         connection.execute(_ADD_ATTEMPTS, parameters)

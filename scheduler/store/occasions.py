@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date, datetime, time
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from scheduler.domain.occasion import (
     Channel,
     FixedRule,
     LeapDayPolicy,
+    MessageText,
     Occasion,
     OccasionKind,
     OnceRule,
@@ -24,22 +25,25 @@ from scheduler.domain.occasion import (
     SameDayPolicy,
     YearlyRule,
 )
+from scheduler.domain.quiet_hours import QuietHours
 from scheduler.domain.retry import RetryPolicy
 
 _COLUMNS: Final = """
     id, tenant_id, key, name, kind, rule, local_times, honours_preferred_time,
     CAST(channels AS text[]) AS channels, priority, subject, body, gap, overlap, leap_day, same_day, lateness_limit,
-    retry_max_attempts, retry_base_seconds, retry_cap_seconds, active, version, planned_through"""
+    retry_max_attempts, retry_base_seconds, retry_cap_seconds, active, version, planned_through, html, translations,
+    group_key, quiet_hours"""
 
 _INSERT: Final = text("""
 INSERT INTO occasions
     (tenant_id, key, name, kind, rule, local_times, honours_preferred_time, channels, priority, subject, body, gap,
      overlap, leap_day, same_day, lateness_limit, retry_max_attempts, retry_base_seconds, retry_cap_seconds, active,
-     version, planned_through, created_at, updated_at)
+     version, planned_through, html, translations, group_key, quiet_hours, created_at, updated_at)
 VALUES
     (:tenant_id, :key, :name, :kind, CAST(:rule AS jsonb), CAST(:local_times AS time[]), :honours_preferred_time,
      CAST(:channels AS channel[]), CAST(:priority AS priority), :subject, :body, :gap, :overlap, :leap_day, :same_day,
-     :lateness_limit, :retry_max_attempts, :retry_base_seconds, :retry_cap_seconds, :active, 1, NULL, :now, :now)
+     :lateness_limit, :retry_max_attempts, :retry_base_seconds, :retry_cap_seconds, :active, 1, NULL, :html,
+     CAST(:translations AS jsonb), :group_key, :quiet_hours, :now, :now)
 RETURNING id""")
 
 _UPDATE: Final = text("""
@@ -50,6 +54,7 @@ SET name = :name, kind = :kind, rule = CAST(:rule AS jsonb), local_times = CAST(
     leap_day = :leap_day, same_day = :same_day, lateness_limit = :lateness_limit,
     retry_max_attempts = :retry_max_attempts, retry_base_seconds = :retry_base_seconds,
     retry_cap_seconds = :retry_cap_seconds, active = :active, version = version + 1, updated_at = :now,
+    html = :html, translations = CAST(:translations AS jsonb), group_key = :group_key, quiet_hours = :quiet_hours,
     planned_through = CASE WHEN occasions.active THEN planned_through ELSE :now END
 WHERE id = :id AND version = :version""")
 
@@ -165,6 +170,10 @@ def _parameters(occasion: Occasion) -> dict[str, Any]:
         "retry_base_seconds": retry.base_seconds if retry else None,
         "retry_cap_seconds": retry.cap_seconds if retry else None,
         "active": occasion.active,
+        "html": occasion.html,
+        "translations": json.dumps({tag: asdict(said) for tag, said in occasion.translations.items()}),
+        "group_key": occasion.group,
+        "quiet_hours": None if occasion.quiet_hours is None else str(occasion.quiet_hours),
     }
 
 
@@ -216,6 +225,10 @@ def _occasion(row: Row[Any]) -> Occasion:
         active=row.active,
         version=row.version,
         planned_through=planned_through,
+        html=row.html,
+        translations={tag: MessageText(**said) for tag, said in row.translations.items()},
+        group=row.group_key,
+        quiet_hours=None if row.quiet_hours is None else QuietHours.parse(row.quiet_hours),
     )
 
 

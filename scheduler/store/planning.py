@@ -46,9 +46,10 @@ moments AS MATERIALIZED (
 _CHOSEN_TIME: Final = "(m.chosen_time IS NULL OR m.chosen_time = coalesce(u.preferred_time, m.default_time))"
 
 # A user without an address for the channel is not due on it; an edit that adds the address replans.
-_REACHABLE: Final = (
-    "CASE channel WHEN 'email' THEN u.email IS NOT NULL WHEN 'sms' THEN u.phone IS NOT NULL END"
-)
+_REACHABLE: Final = """CASE channel
+    WHEN 'email' THEN u.email IS NOT NULL WHEN 'sms' THEN u.phone IS NOT NULL
+    WHEN 'push' THEN u.push_token IS NOT NULL WHEN 'webhook' THEN u.webhook_url IS NOT NULL
+    ELSE true END"""
 
 # The first anniversary of a date is a year after it.
 _HAS_BEGUN: Final = "m.year > extract(year FROM d.value)"
@@ -153,7 +154,8 @@ dated AS MATERIALIZED (
 candidates AS (
     SELECT u.id AS user_id, u.version AS user_version, u.tenant_id, channel, m.*
     FROM dated d
-    CROSS JOIN LATERAL (SELECT d.id, d.version, d.tenant_id, d.email, d.phone, d.preferred_time) AS u
+    CROSS JOIN LATERAL (
+        SELECT d.id, d.version, d.tenant_id, d.email, d.phone, d.push_token, d.webhook_url, d.preferred_time) AS u
     JOIN moments m ON m.timezone = d.timezone AND m.date_name = d.name AND m.month_day = d.month_day
     JOIN occasions o ON o.id = m.occasion_id AND o.tenant_id = u.tenant_id
     CROSS JOIN LATERAL unnest(o.channels) AS channel

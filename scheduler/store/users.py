@@ -32,7 +32,8 @@ _USERS_AS_JSON: Final = TypeAdapter(list[UserInput])
 _INPUT: Final = """
 input AS MATERIALIZED (
     SELECT * FROM json_to_recordset(CAST(:users AS json)) AS input (
-        external_id text, first_name text, last_name text, email text, phone text, timezone text, locale text,
+        external_id text, first_name text, last_name text, email text, phone text, push_token text,
+        webhook_url text, timezone text, locale text,
         preferred_time time, dates json, attributes jsonb)
 )"""
 
@@ -54,6 +55,7 @@ written_dates AS (
 
 _CHANGES: Final = """
     first_name = {new}.first_name, last_name = {new}.last_name, email = {new}.email, phone = {new}.phone,
+    push_token = {new}.push_token, webhook_url = {new}.webhook_url,
     timezone = {new}.timezone, locale = {new}.locale, preferred_time = {new}.preferred_time,
     attributes = {new}.attributes, version = {old}.version + 1, updated_at = :now"""
 
@@ -61,10 +63,11 @@ _INSERT: Final = f"""
 WITH {_INPUT},
 written AS (
     INSERT INTO users
-        (id, tenant_id, external_id, first_name, last_name, email, phone, timezone, locale, preferred_time,
-         attributes, version, created_at, updated_at)
+        (id, tenant_id, external_id, first_name, last_name, email, phone, push_token, webhook_url, timezone, locale,
+         preferred_time, attributes, version, created_at, updated_at)
     SELECT coalesce(d.user_id, nextval((SELECT pg_get_serial_sequence('users', 'id')))), :tenant_id, i.external_id,
-           i.first_name, i.last_name, i.email, i.phone, i.timezone, i.locale, i.preferred_time, i.attributes,
+           i.first_name, i.last_name, i.email, i.phone, i.push_token, i.webhook_url, i.timezone, i.locale,
+           i.preferred_time, i.attributes,
            coalesce(d.version, 0) + 1, :now, :now
     FROM input i
     LEFT JOIN deleted_users d ON d.tenant_id = :tenant_id AND d.external_id = i.external_id
@@ -112,7 +115,8 @@ remembered AS (
 SELECT id FROM removed""")
 
 _SELECT: Final = """
-SELECT u.id, u.external_id, u.first_name, u.last_name, u.email, u.phone, u.timezone, u.locale, u.preferred_time,
+SELECT u.id, u.external_id, u.first_name, u.last_name, u.email, u.phone, u.push_token, u.webhook_url,
+       u.timezone, u.locale, u.preferred_time,
        u.attributes, u.version, u.created_at, u.updated_at,
        coalesce((SELECT jsonb_object_agg(d.name, d.value) FROM user_dates d WHERE d.user_id = u.id), '{}') AS dates
 FROM users u WHERE u.tenant_id = :tenant_id"""
@@ -132,8 +136,8 @@ SELECT id FROM users WHERE tenant_id = :tenant_id AND external_id = ANY(CAST(:ex
 ORDER BY external_id FOR NO KEY UPDATE""")
 
 _RECIPIENTS: Final = text("""
-SELECT id, version, external_id, first_name, last_name, email, phone, locale FROM users
-WHERE id = ANY(CAST(:user_ids AS bigint[]))""")
+SELECT id, version, external_id, first_name, last_name, email, phone, push_token, webhook_url, locale, timezone
+FROM users WHERE id = ANY(CAST(:user_ids AS bigint[]))""")
 
 # A loose index scan: one look-up for each zone and chosen time, however many users live by it.
 # The later times and the absent one are looked up apart: an OR of them would read the whole zone for each.
@@ -193,7 +197,10 @@ class Recipient:
     last_name: str
     email: str | None
     phone: str | None
+    push_token: str | None
+    webhook_url: str | None
     locale: str
+    timezone: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +345,8 @@ def _stored(row: Row[Any] | None) -> StoredUser | None:
         last_name=row.last_name,
         email=row.email,
         phone=row.phone,
+        push_token=row.push_token,
+        webhook_url=row.webhook_url,
         timezone=row.timezone,
         locale=row.locale,
         preferred_time=row.preferred_time,

@@ -9,7 +9,7 @@ MAX_ATTEMPTS = 3
 
 
 def recipient(user_id: int, version: int = 1, email: str | None = "ann@example.org") -> Recipient:
-    return Recipient(user_id, version, f"p{user_id}", "Ann", "Lee", email, None, "en")
+    return Recipient(user_id, version, f"p{user_id}", "Ann", "Lee", email, None, None, None, "en", "UTC")
 
 
 def sort_one(message: ClaimedMessage, *found: Recipient, channel: Channel = Channel.EMAIL) -> SortedClaims:

@@ -43,7 +43,7 @@ def test_strings_without_fields_and_other_values_stay_as_they_are() -> None:
 def test_fields_of_the_message_can_be_named_but_never_hide_its_own() -> None:
     message = outgoing()
     message = type(message)(
-        message.id, message.channel, message.address, "", "", {"id": "forged", "city": "Łódź"}
+        message.id, 1, message.channel, message.address, "", "", {"id": "forged", "city": "Łódź"}
     )
     body = compile_json_body('{"id": "{id}", "city": "{city}", "via": "{channel}"}')
     assert json.loads(body.encode(message)) == {"id": message.id, "city": "Łódź", "via": "email"}

@@ -54,7 +54,7 @@ def test_a_line_holds_the_message_its_fields_and_the_time(provider: OutboxProvid
 
 def test_a_field_cannot_pass_itself_off_as_the_id(provider: OutboxProvider, path: Path) -> None:
     message = outgoing()
-    forged = type(message)(message.id, message.channel, "a", "s", "t", {"id": "other", "channel": "none"})
+    forged = type(message)(message.id, 1, message.channel, "a", "s", "t", {"id": "other", "channel": "none"})
     provider.deliver([forged], Signal())
     assert ids_in(path) == [message.id]
 

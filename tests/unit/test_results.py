@@ -20,7 +20,9 @@ A_DAY = timedelta(days=1)
 
 
 def ready(user_id: int, attempt: int = 1) -> ReadyMessage:
-    recipient = Recipient(user_id, 1, f"p{user_id}", "Ann", "Lee", "ann@example.org", None, "en")
+    recipient = Recipient(
+        user_id, 1, f"p{user_id}", "Ann", "Lee", "ann@example.org", None, None, None, "en", "UTC"
+    )
     return ReadyMessage(recipient, "ann@example.org", attempt)
 
 

@@ -62,7 +62,8 @@ class CircuitProvider:
         """Deliver as far as the circuit allows; what it does not let through was not attempted."""
         self._steps_aside = False
         probed = self._probe(messages, control) if self._circuit.begin_probe() else []
-        return probed + self._send(messages[len(probed) :], control)
+        outcomes = probed + self._send(messages[len(probed) :], control)
+        return [self._named(outcome) for outcome in outcomes]
 
     def close(self) -> None:
         """Close the provider."""
@@ -70,9 +71,12 @@ class CircuitProvider:
 
     def _send(self, messages: Sequence[OutgoingMessage], control: DeliveryControl) -> list[Outcome]:
         if not self._circuit.is_closed:
-            return [NotAttempted()] * len(messages)
+            return [NotAttempted(self.pauses_until())] * len(messages)
         outcomes = self._provider.deliver(messages, _Guarded(control, self._circuit))
         return [self._excuse_refusal(outcome) for outcome in outcomes]
+
+    def _named(self, outcome: Outcome) -> Outcome:
+        return replace(outcome, provider=self.name) if isinstance(outcome, Failed) else outcome
 
     def _excuse_refusal(self, outcome: Outcome) -> Outcome:
         is_refusal = isinstance(outcome, Failed) and outcome.kind is FailureKind.PROVIDER

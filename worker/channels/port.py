@@ -18,16 +18,24 @@ class OutgoingMessage:
     """One rendered message on its way to one address.
 
     `id` is the text of its `MessageKey`: the same at every attempt, and given to the provider as the
-    idempotency key. `fields` are the values the text was rendered from, for providers with templates of
-    their own. Personal data stays out of its `repr`, and so out of logs and tracebacks.
+    idempotency key. `fields` are the plain values the text was rendered from, for providers with templates of
+    their own. `html` is an e-mail's second form. `unsubscribe_url` is where its recipient ends such messages
+    with one request (RFC 8058). `bound_to` names the provider that may have accepted an earlier attempt: only it
+    knows the key, so no other may be given the message. Personal data stays out of its `repr`, and so out of
+    logs and tracebacks.
     """
 
     id: str
+    tenant_id: int
     channel: Channel
     address: str = field(repr=False)
     subject: str = field(repr=False)
     text: str = field(repr=False)
     fields: Mapping[str, str] = field(repr=False)
+    html: str | None = field(default=None, repr=False)
+    locale: str = "en"
+    unsubscribe_url: str | None = field(default=None, repr=False)
+    bound_to: str | None = None
 
 
 class FailureKind(StrEnum):
@@ -69,13 +77,18 @@ class Failed:
     retry_after: timedelta | None
     at: datetime
     burns_attempt: bool = True
+    provider: str = ""
+    """Which provider failed; filled in by its circuit (`guarded.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotAttempted:
     """Handed back: it was never sent. Its turn did not come before stop was asked, the time for the batch
-    ran out, or the provider's circuit opened.
+    ran out, the provider's circuit opened, or its rate was used up. `retry_at` is the instant before which
+    another try is pointless, where that is known.
     """
+
+    retry_at: datetime | None = None
 
 
 Outcome = Accepted | Failed | NotAttempted
