@@ -9,21 +9,40 @@ from sqlalchemy import Engine
 from werkzeug.routing import BaseConverter, ValidationError
 
 from api.bodies import MOST_BODY_BYTES
+from api.callbacks import callbacks
+from api.dead_letters import dead_letters
 from api.health import health
 from api.imports import imports
+from api.inbox import inbox
 from api.live import live
 from api.messages import messages
 from api.occasions import occasions
+from api.preferences import preferences
 from api.problems import register_problems
+from api.providers import providers
 from api.request_log import register_request_log
 from api.services import EXTENSION, Services
+from api.unsubscribe import unsubscribe
 from api.users import users
 from scheduler.clock import Clock
 from scheduler.registry import Registry
 from scheduler.service import planner_for
 from scheduler.settings import Settings
 
-BLUEPRINTS: Final[tuple[Blueprint, ...]] = (users, imports, occasions, messages, health, live)
+BLUEPRINTS: Final[tuple[Blueprint, ...]] = (
+    users,
+    imports,
+    inbox,
+    occasions,
+    messages,
+    dead_letters,
+    providers,
+    health,
+    live,
+    callbacks,
+    preferences,
+    unsubscribe,
+)
 
 _LARGEST_IDENTITY: Final = 2**63 - 1
 

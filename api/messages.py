@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from typing import Annotated, Any, Final
@@ -54,7 +54,7 @@ def list_messages() -> Response:
         page = message_queries.page(connection, tenant_id(), wanted, position=position, most=query.limit)
         keys = _occasion_keys(connection, page.messages)
     next_cursor = to_cursor(_CURSOR_KIND, _position_text(page.next)) if page.next is not None else None
-    listed = [_as_json(message, keys) for message in page.messages]
+    listed = [message_as_json(message, keys) for message in page.messages]
     return json_answer({"messages": listed, "next_cursor": next_cursor})
 
 
@@ -70,7 +70,7 @@ def read_message(message_id: str) -> Response:
         if history is None:
             raise NotFound("message", message_id)
         keys = _occasion_keys(connection, [history.message])
-    return json_answer({"message": _as_json(history.message, keys) | _history_as_json(history)})
+    return json_answer({"message": message_as_json(history.message, keys) | _history_as_json(history)})
 
 
 def _filter(connection: Connection, query: MessageListQuery) -> MessageFilter:
@@ -109,7 +109,8 @@ def _occasion_keys(connection: Connection, shown: Sequence[StoredMessage]) -> di
     return {occasion.id: occasion.key for occasion in found.values()}
 
 
-def _as_json(message: StoredMessage, occasion_keys: dict[int, str]) -> dict[str, Any]:
+def message_as_json(message: StoredMessage, occasion_keys: Mapping[int, str]) -> dict[str, Any]:
+    """A message as lists show it; `occasion_keys` by the ids of occasions."""
     key = message.key
     return {
         "id": key.text,

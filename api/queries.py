@@ -16,6 +16,7 @@ from scheduler.errors import InvalidInput
 MOST_IN_PAGE: Final = 200
 
 _MOST_CURSOR_CHARACTERS: Final = 200
+_MOST_ID_DIGITS: Final = 18
 
 
 class InvalidQuery(InvalidInput):
@@ -65,6 +66,16 @@ def from_cursor(kind: str, cursor: str) -> str:
     if found != kind:
         raise unknown_cursor()
     return position
+
+
+def id_from_cursor(kind: str, cursor: str | None) -> int | None:
+    """The id in a cursor of a list in order of ids; None where there is no cursor. Raises InvalidQuery."""
+    if cursor is None:
+        return None
+    position = from_cursor(kind, cursor)
+    if not (position.isdecimal() and len(position) <= _MOST_ID_DIGITS):
+        raise unknown_cursor()
+    return int(position)
 
 
 def unknown_cursor() -> InvalidQuery:

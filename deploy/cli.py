@@ -27,6 +27,18 @@ _COMMANDS: Final = {
     "api": ("deploy.commands.processes:api", "Run the API alone."),
     "users": ("deploy.commands.users:users", "Import people."),
     "jobs": ("deploy.commands.jobs:jobs", "Run a job now, or see when they ran and run next."),
+    "dead-letters": (
+        "deploy.commands.dead_letters:dead_letters",
+        "List what was given up; replay it or discard it.",
+    ),
+    "providers": (
+        "deploy.commands.providers:providers",
+        "Show who sends for which channel, and how they are.",
+    ),
+    "suppressions": (
+        "deploy.commands.suppressions:suppressions",
+        "List, add, remove and import addresses that are not written to.",
+    ),
     "db": ("deploy.commands.db:db", "Create or upgrade the database's schema, or see its state."),
     "settings": ("deploy.commands.settings:settings", "Show every setting: value, source, meaning."),
     "simulate": ("deploy.simulate:command", "Play days or years of messages in minutes."),

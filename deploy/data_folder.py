@@ -1,18 +1,40 @@
 """Who uses a data folder: at most one `daybreak up`, and commands that share one embedded server.
 
-Both are locks of the kernel (flock) on files in the folder, so a killed process leaves none behind.
+Both are locks of the kernel (flock) on files in the folder, so a killed process leaves none behind. The folder also
+keeps a key that was made up for it, where the settings name none.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
 
 from deploy.embedded.cluster import DataFolder, open_private
 from scheduler.errors import ConfigurationError
+
+_KEY_FILE: Final = "secret.key"
+_KEY_BYTES: Final = 32
+
+
+def own_secret_key(data_dir: Path) -> SecretStr:
+    """The folder's own key, made up at random the first time. Raises ConfigurationError if it is another user's."""
+    with _open(data_dir, _KEY_FILE) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        key = os.pread(descriptor, 1000, 0).decode("ascii", "replace").strip()
+        if len(key) < 2 * _KEY_BYTES:
+            # None yet, or cut short by a full disk.
+            key = secrets.token_hex(_KEY_BYTES)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, key.encode(), 0)
+            os.fsync(descriptor)
+        return SecretStr(key)
 
 
 @contextmanager
@@ -60,7 +82,7 @@ def server_use(data_dir: Path) -> Iterator[ServerUse]:
 
 @contextmanager
 def _open(data_dir: Path, name: str) -> Iterator[int]:
-    """A descriptor of a lock file, not inherited by children. Raises ConfigurationError if it is another user's."""
+    """A descriptor of a file in the folder, not for children. Raises ConfigurationError if it is another user's."""
     folder = DataFolder(data_dir)
     try:
         descriptor = open_private(folder.path / name, os.O_RDWR)

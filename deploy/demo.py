@@ -20,9 +20,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from deploy.celebrations import OPENING, TOP_UP, Person, Stretch, celebrating, fitting
+from deploy.data_folder import own_secret_key
 from deploy.database import engine_on
 from deploy.people import make_people
-from deploy.supervisor import System, run_system
+from deploy.supervisor import System, local_address, run_system
 from scheduler.clock import Clock, SystemClock
 from scheduler.domain.user import UserInput
 from scheduler.registry import Registry
@@ -62,7 +63,7 @@ def command(people: int) -> None:
         with engine_on(system.settings, "demo") as engine:
             Demonstration(system, engine, clock, people).run()
 
-    sys.exit(run_system(demo_settings(load_settings()), on_ready=show))
+    sys.exit(run_system(with_links(demo_settings(load_settings())), on_ready=show))
 
 
 def demo_settings(settings: Settings) -> Settings:
@@ -74,6 +75,16 @@ def demo_settings(settings: Settings) -> Settings:
         changes["log_level"] = "WARNING"  # what goes out is shown instead
     if settings.source_of("api_port") == "default" and _is_taken(settings.api_host, settings.api_port):
         changes["api_port"] = _free_port(settings.api_host)
+    return settings.model_copy(update=changes)
+
+
+def with_links(settings: Settings) -> Settings:
+    """The settings with what links to unsubscribe need: an address on this machine, a key of the data folder's own."""
+    changes: dict[str, object] = {}
+    if settings.public_url is None:
+        changes["public_url"] = local_address(settings)
+    if settings.secret_key is None:
+        changes["secret_key"] = own_secret_key(settings.data_dir)
     return settings.model_copy(update=changes)
 
 

@@ -84,7 +84,7 @@ def run_system(settings: Settings, on_ready: Callable[[System], None] | None = N
         stack.enter_context(_signals(stopping, give_up))
         database = stack.enter_context(_database(settings, output, give_up))
         upgrade_schema(database.settings, output.say)
-        system = System(database.settings, _address(settings), output.say, stopping)
+        system = System(database.settings, local_address(settings), output.say, stopping)
         return _Supervisor(system, database, output.merged, SystemClock(), give_up).run(on_ready)
 
 
@@ -193,7 +193,7 @@ def _start_server(settings: Settings, port: int | None = None) -> EmbeddedServer
 def _connections(settings: Settings) -> int:
     """The most connections that the processes hold together (see `run_api` and `run_worker`)."""
     api = max(settings.pool_size, _API_CONNECTIONS) * settings.api_workers
-    worker = max(settings.pool_size, 2 * settings.worker_threads + 1) * settings.worker_processes
+    worker = max(settings.pool_size, 2 * settings.worker_threads + 2) * settings.worker_processes
     return settings.pool_size + api + worker
 
 
@@ -273,7 +273,7 @@ def _port_complaint(host: str, port: int, error: OSError) -> str:
     return f"DAYBREAK_API_HOST: got {host!r} ({error.strerror}); takes an address of this machine"
 
 
-def _address(settings: Settings) -> str:
+def local_address(settings: Settings) -> str:
     """Where a browser on this machine finds the API."""
     host = _reachable_host(settings)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.api_port}"

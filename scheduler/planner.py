@@ -25,12 +25,13 @@ from scheduler.domain.batch import MAX_BATCH_SIZE
 from scheduler.domain.calendar import Moment, moments
 from scheduler.domain.occasion import Occasion, SameDayPolicy, YearlyRule
 from scheduler.domain.zones import zone
-from scheduler.errors import Conflict
-from scheduler.store import locks, occasions, planning, users
+from scheduler.errors import Conflict, InvalidInput
+from scheduler.store import locks, occasion_groups, occasions, planning, users
 from scheduler.store.database import in_transaction
 from scheduler.store.partitions import Partitions
 from scheduler.store.planning import OccasionMoment, Planned, Replanned
 from scheduler.store.users import ZoneTime
+from scheduler.texts.checking import check_texts
 
 REPLAN_MARGIN: Final = timedelta(hours=1)
 """How far past the horizon an edit plans: more than the clocks of two machines differ by."""
@@ -40,6 +41,7 @@ PARTITIONS_AHEAD: Final = timedelta(days=62)
 
 # The same local time in Kiritimati (+14) and in Pago Pago (-11) is 25 hours apart, and clocks may change meanwhile.
 _WIDEST_MOVE: Final = timedelta(hours=27)
+_FURTHEST_EAST: Final = timedelta(hours=14)
 _SLICE: Final = timedelta(hours=1)
 _STRETCH: Final = timedelta(days=3)
 _LEAST_LOOKBACK: Final = timedelta(days=2)
@@ -204,11 +206,16 @@ class Planner:
         """Store an edited occasion and replan its future for everyone, in one transaction.
 
         What its users were to get under the old rule and is still scheduled is moved or removed. Raises
-        Conflict where somebody else edited it first.
+        Conflict where somebody else edited it first, and InvalidInput where there is no such group or its texts
+        are wrong. One that pauses may keep the texts it has, whatever they are.
         """
+        mistakes = check_texts(occasion)
 
         def work(connection: Connection) -> Replanned:
             locks.exclude_planning(connection, occasion.tenant_id)
+            occasion_groups.check_group(connection, occasion)
+            if mistakes and not _only_pauses(connection, occasion):
+                raise InvalidInput(mistakes)
             if not occasions.change(connection, occasion, now=now):
                 raise Conflict(f"occasion {occasion.key!r} was edited by somebody else; read it again")
             planned = [occasion] if occasion.active else []
@@ -253,9 +260,18 @@ class Planner:
             [occasion.id for occasion in covered],
             found,
             date_first=(now - lookback).date() - timedelta(days=1),
+            deferred_first=_first_whole_date(now - lookback),
             now=now,
             batch_size=self._policy.batch_size,
         )
+
+    def follows_deferred_from(self, occasion: Occasion, *, now: datetime) -> date:
+        """The first local date whose messages follow edits also where quiet hours have put them off.
+
+        What was put off time and again lies further back than replanning looks: it is history, as if its
+        sending had begun.
+        """
+        return _first_whole_date(now - self._lookback([occasion]))
 
     def _replanned_through(self, occasion: Occasion, now: datetime) -> datetime:
         through = now + self._policy.horizon + REPLAN_MARGIN
@@ -270,6 +286,21 @@ class Planner:
         local_dates: list[date] = [moment.local_date for moment in found]
         if local_dates:
             self._partitions.ensure(connection, min(local_dates), max(local_dates))
+
+
+def _first_whole_date(instant: datetime) -> date:
+    """The first local date of which nothing, wherever on earth, is due before `instant`."""
+    return (instant + _FURTHEST_EAST).date() + timedelta(days=1)
+
+
+def _only_pauses(connection: Connection, occasion: Occasion) -> bool:
+    """Whether an edit leaves the texts alone and sends nothing by them."""
+    stored = occasions.by_id(connection, [occasion.id]).get(occasion.id)
+    return (
+        not occasion.active
+        and stored is not None
+        and (stored.text, stored.translations) == (occasion.text, occasion.translations)
+    )
 
 
 def _is_at_once(occasion: Occasion, moment: Moment, now: datetime) -> bool:

@@ -18,6 +18,7 @@ from scheduler.jobs.enqueue import Enqueue
 from scheduler.jobs.precalculate import Precalculate
 from scheduler.jobs.recover import Recover
 from scheduler.jobs.run import CONNECTIONS_OF_A_RUN, JOBS, JobRunner
+from scheduler.links import LinkSigner
 from scheduler.planner import Planner, PlanningPolicy
 from scheduler.settings import Settings
 from scheduler.store.database import create_database_engine
@@ -57,6 +58,13 @@ def planner_for(settings: Settings, engine: Engine) -> Planner:
     return Planner(engine, policy)
 
 
+def links_for(settings: Settings) -> LinkSigner | None:
+    """What makes and reads links for recipients; None where the settings allow for none."""
+    if settings.secret_key is None or settings.public_url is None:
+        return None
+    return LinkSigner(settings.secret_key, settings.public_url)
+
+
 def broker_for(settings: Settings, engine: Engine, clock: Clock) -> Broker:
     """The broker that the settings name."""
     if settings.broker_url is not None:
@@ -75,7 +83,7 @@ def jobs_for(settings: Settings, engine: Engine, clock: Clock) -> Jobs:
         broker=broker,
         precalculate=Precalculate(planner),
         enqueue=Enqueue(engine, broker, clock),
-        recover=Recover(engine, planner, timedelta(seconds=settings.enqueue_deadline_seconds)),
+        recover=Recover(engine, planner, broker, timedelta(seconds=settings.enqueue_deadline_seconds)),
     )
 
 

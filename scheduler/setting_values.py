@@ -1,15 +1,20 @@
 """What the text of a setting must look like: each function returns the value it names or raises ValueError.
 
+The types at the end are those that several settings share.
+
 Values that are not text (arguments in tests) pass as they are; pydantic checks their types afterwards.
 """
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from apscheduler.triggers.cron import CronTrigger
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from scheduler.domain.duration import parse_duration
 from scheduler.domain.message import ENVELOPE_FIELDS, TEXT_FIELDS
@@ -19,7 +24,7 @@ from scheduler.domain.quiet_hours import QuietHours
 _ANY_INSTANT = datetime(2000, 1, 1, tzinfo=UTC)
 
 # RFC 9110 §5.6.2: the characters of a header's name.
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # A field of a body, as `worker/templates.py` has it.
 _FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # RFC 3986 §3.1: what an address begins with.
@@ -70,8 +75,11 @@ def database_url(value: object) -> object:
 
 
 def broker_url(value: object) -> object:
-    """The address of a RabbitMQ virtual host."""
-    return _address(value, "amqp", "amqps")
+    """The address of a RabbitMQ virtual host, or of several nodes of a cluster with commas between them."""
+    if isinstance(value, str):
+        for node in value.split(","):
+            _address(node, "amqp", "amqps")
+    return value
 
 
 def http_url(value: object) -> object:
@@ -94,7 +102,7 @@ def http_headers(value: object) -> object:
     if not isinstance(headers, dict):
         raise ValueError("not a JSON object")
     for name, text in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
+        if not HEADER_NAME.fullmatch(name):
             raise ValueError("not the name of a header")
         if isinstance(text, str) and not text.isprintable():
             raise ValueError("control characters in a header")
@@ -130,3 +138,31 @@ def _address(value: object, *schemes: str) -> object:
             raise ValueError(f"not an address of {schemes[0]}")
         _ = parts.port  # raises ValueError unless it is a number from 0 to 65535
     return value
+
+
+class Takes(NamedTuple):
+    """What a setting takes, in words: the last part of the message about a wrong value."""
+
+    words: str
+
+
+CronExpression = Annotated[
+    str,
+    BeforeValidator(cron_expression),
+    Takes("five cron fields, read in UTC, with weekdays by name: */10 * * * *, 30 6 * * mon-fri"),
+]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(duration),
+    Field(gt=timedelta(0), le=timedelta(days=366)),
+    Takes("seconds or an ISO 8601 duration above zero, at most 366 days: 3600, PT36H, P2D"),
+]
+WholeSeconds = Annotated[int, Field(ge=1, le=86_400), Takes("whole seconds from 1 to 86400")]
+Seconds = Annotated[float, Field(gt=0, le=86_400), Takes("seconds above 0, at most 86400")]
+Count = Annotated[int, Field(ge=1, le=64), Takes("a whole number from 1 to 64")]
+HeaderMap = Annotated[
+    dict[str, SecretStr],
+    NoDecode,
+    BeforeValidator(http_headers),
+    Takes('a JSON object of header names and texts: {"Authorization": "Bearer …"}'),
+]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 import platformdirs
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, model_validator
@@ -18,7 +18,6 @@ from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
     EnvSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -28,39 +27,14 @@ from scheduler.domain.duration import format_duration
 from scheduler.domain.message import ENVELOPE_FIELDS, TEXT_FIELDS
 from scheduler.domain.quiet_hours import QuietHours
 from scheduler.errors import ConfigurationError
+from scheduler.provider_file import load_provider_file, plan_for_all
+from scheduler.provider_settings import ProviderEntry, ProviderPlan
+from scheduler.setting_values import Count, CronExpression, HeaderMap, Seconds, Takes, WholeSeconds
 
 PREFIX = "DAYBREAK_"
 MASK = "********"
 
 Source = Literal["environment", ".env", "default"]
-
-
-class Takes(NamedTuple):
-    """What a setting takes, in words: the last part of the message about a wrong value."""
-
-    words: str
-
-
-CronExpression = Annotated[
-    str,
-    BeforeValidator(values.cron_expression),
-    Takes("five cron fields, read in UTC, with weekdays by name: */10 * * * *, 30 6 * * mon-fri"),
-]
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(values.duration),
-    Field(gt=timedelta(0), le=timedelta(days=366)),
-    Takes("seconds or an ISO 8601 duration above zero, at most 366 days: 3600, PT36H, P2D"),
-]
-WholeSeconds = Annotated[int, Field(ge=1, le=86_400), Takes("whole seconds from 1 to 86400")]
-Seconds = Annotated[float, Field(gt=0, le=86_400), Takes("seconds above 0, at most 86400")]
-Count = Annotated[int, Field(ge=1, le=64), Takes("a whole number from 1 to 64")]
-HeaderMap = Annotated[
-    dict[str, SecretStr],
-    NoDecode,
-    BeforeValidator(values.http_headers),
-    Takes('a JSON object of header names and texts: {"Authorization": "Bearer …"}'),
-]
 
 
 class Settings(BaseSettings):
@@ -81,9 +55,11 @@ class Settings(BaseSettings):
     """Address of the PostgreSQL database; absent: an embedded server, kept in the data folder."""
 
     broker_url: Annotated[
-        SecretStr | None, BeforeValidator(values.broker_url), Takes("amqp://… or amqps://…")
+        SecretStr | None,
+        BeforeValidator(values.broker_url),
+        Takes("amqp://… or amqps://…, or several with commas between them"),
     ] = None
-    """Address of RabbitMQ; absent: PostgreSQL is the broker."""
+    """Address of RabbitMQ, or of the nodes of its cluster with commas between; absent: PostgreSQL is the broker."""
 
     data_dir: Annotated[
         Path, BeforeValidator(values.path), Takes("a folder; relative ones start at the working directory")
@@ -182,7 +158,7 @@ class Settings(BaseSettings):
     """Body that the http provider sends for each message (JSON with {fields})."""
 
     http_concurrency: Annotated[int, Field(ge=1, le=512), Takes("a whole number from 1 to 512")] = 64
-    """Requests that one delivery of the http provider has under way at the same time."""
+    """Requests that the http provider of one worker process has under way at the same time."""
 
     http_connect_timeout_seconds: Seconds = 5.0
     """Seconds the http provider waits for a connection."""
@@ -232,19 +208,50 @@ class Settings(BaseSettings):
     """Form of the log lines."""
 
     _sources: Mapping[str, Source] = PrivateAttr(default_factory=dict)
+    _provider_plan: ProviderPlan | None = PrivateAttr(default=None)
 
     @property
     def outbox_file(self) -> Path:
         """The file the outbox provider appends to."""
         return self.outbox_path or self.data_dir / "outbox.ndjson"
 
+    @property
+    def provider_plan(self) -> ProviderPlan:
+        """Which providers each channel uses: what the providers file says or, without one, one provider for all.
+
+        A file is read once, by `load_settings`; where that did not build these settings, at each call, without
+        variables.
+        """
+        if self._provider_plan is not None:
+            return self._provider_plan
+        if self.providers_file is not None:
+            return load_provider_file(self.providers_file, {})
+        return plan_for_all(self._only_provider())
+
+    def _only_provider(self) -> ProviderEntry:
+        if self.provider == "outbox":
+            return ProviderEntry("outbox", "outbox")
+        options = {
+            "url": self.http_url,
+            "headers": self.http_headers,
+            "body": self.http_body,
+            "connect_timeout_seconds": self.http_connect_timeout_seconds,
+            "total_timeout_seconds": self.http_total_timeout_seconds,
+        }
+        return ProviderEntry("http", "http", options, concurrency=self.http_concurrency)
+
     def source_of(self, name: str) -> Source:
         """Where the value of the setting `name` comes from."""
         return self._sources.get(name, "default")
 
-    def read_from(self, sources: Mapping[str, Source]) -> Self:
-        """The same settings, knowing where each value was read."""
+    def read_from(self, sources: Mapping[str, Source], variables: Mapping[str, str] | None = None) -> Self:
+        """The same settings, knowing where each value was read, with the providers file read as well.
+
+        `variables` are those that the file may name. Raises ConfigurationError for the file.
+        """
         self._sources = dict(sources)
+        if self.providers_file is not None:
+            self._provider_plan = load_provider_file(self.providers_file, variables or {})
         return self
 
     @classmethod
@@ -300,7 +307,11 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
     except ValidationError as error:
         raise ConfigurationError("; ".join(_complaints(error))) from None
     sources: dict[str, Source] = dict.fromkeys(from_file, ".env")
-    return settings.read_from(sources | dict.fromkeys(from_environment, "environment"))
+    # Names in an `.env` come without their case.
+    variables = {name.upper(): text for name, text in file.env_vars.items() if text is not None}
+    return settings.read_from(
+        sources | dict.fromkeys(from_environment, "environment"), variables | dict(os.environ)
+    )
 
 
 def describe_settings(settings: Settings) -> list[SettingDescription]:

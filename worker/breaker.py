@@ -55,6 +55,39 @@ class CircuitPolicy:
     reset_seconds: float = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class CircuitReport:
+    """A circuit at one moment: since when it is closed or not, how often it has opened, and what opened it last.
+
+    What follows an opening until the circuit is closed, probes that fail included, belongs to that opening.
+    """
+
+    provider: str
+    state: CircuitState
+    since: datetime
+    openings: int
+    category: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """That a provider refuses us, told once an opening: nobody but a person can put that right."""
+
+    provider: str
+    category: str
+    detail: str
+
+
+class CircuitListener:
+    """Hears of a circuit's transitions, in its lock: it must neither wait nor raise. This one does nothing."""
+
+    def changed(self) -> None:
+        """The circuit has changed its state."""
+
+    def refused(self, refusal: Refusal) -> None:
+        """The provider refuses us."""
+
+
 class _ProviderFailed(Exception):
     """How pybreaker is told of a failure; never leaves this module."""
 
@@ -62,10 +95,13 @@ class _ProviderFailed(Exception):
 class Circuit:
     """The circuit of one provider; shared by the threads of a process."""
 
-    def __init__(self, provider: str, clock: Clock, policy: CircuitPolicy) -> None:
+    def __init__(
+        self, provider: str, clock: Clock, policy: CircuitPolicy, listener: CircuitListener | None = None
+    ) -> None:
         self.provider = provider
         self._clock = clock
         self._policy = policy
+        self._listener = listener or CircuitListener()
         self._lock = Lock()
         self._storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
         self._breaker = pybreaker.CircuitBreaker(
@@ -84,6 +120,11 @@ class Circuit:
         self._probe_due = -math.inf
         self._closed_at = -math.inf
         self._excuses_refusals = True
+        self._openings = 0
+        self._is_in_opening = False
+        self._is_refusal_told = False
+        self._category: str | None = None
+        self._since = clock.now()
 
     @property
     def state(self) -> CircuitState:
@@ -108,6 +149,11 @@ class Circuit:
         that is refused, not we, and it must not open the circuit of all others for ever.
         """
         return self._excuses_refusals
+
+    def report(self) -> CircuitReport:
+        """How it is now, for people."""
+        with self._lock:
+            return CircuitReport(self.provider, self.state, self._since, self._openings, self._category)
 
     def pauses_until(self) -> datetime | None:
         """The instant before which nothing is let through, as things are; None: a message would be now."""
@@ -139,6 +185,7 @@ class Circuit:
             if self.state is CircuitState.OPEN:
                 self._breaker.half_open()
                 self._log("INFO", "circuit_half_open")
+                self._listener.changed()
             self._is_probing = True
             return True
 
@@ -182,7 +229,20 @@ class Circuit:
         self._probe_due = now + self._policy.reset_seconds
         # Nobody but a person can put right that we are refused.
         level = "ERROR" if failure.kind is FailureKind.PROVIDER else "WARNING"
+        self._category = failure.category
+        self._count_opening()
         self._log(level, "circuit_opened", category=failure.category, kind=failure.kind.value)
+        if failure.kind is FailureKind.PROVIDER and not self._is_refusal_told:
+            self._is_refusal_told = True
+            self._listener.refused(Refusal(self.provider, failure.category, failure.detail))
+
+    def _count_opening(self) -> None:
+        """Count it, unless it is a probe that has failed."""
+        if not self._is_in_opening:
+            self._is_in_opening = True
+            self._openings += 1
+            self._since = self._clock.now()
+        self._listener.changed()
 
     def _close(self, began_at: float) -> None:
         failures = self._storage.counter
@@ -190,7 +250,10 @@ class Circuit:
         self._failed_probes = 0
         self._alive_at = began_at
         self._closed_at = self._clock.monotonic()
+        self._is_in_opening = self._is_refusal_told = False
+        self._since = self._clock.now()
         self._log("INFO", "circuit_closed", failures=failures)
+        self._listener.changed()
 
     def _seconds_to_probe(self) -> float:
         return self._probe_due - self._clock.monotonic()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
 
+from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import Channel
+from scheduler.domain.quiet_hours import QuietHours, quiet_until
+from scheduler.domain.zones import zone
 from scheduler.store.messages import ClaimedMessage
 from scheduler.store.users import Recipient
 
@@ -19,56 +25,76 @@ class ReadyMessage:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Deferral:
+    """The messages that share a batch after the quiet hours: due at one instant, as many attempts behind them."""
+
+    until: datetime
+    attempt: int
+
+
 @dataclass(slots=True)
 class SortedClaims:
     """The claimed messages of a batch by what is to be done with them, as user ids where not to be sent."""
 
     ready: list[ReadyMessage] = field(default_factory=list)
-    deleted: list[int] = field(default_factory=list)
-    """The user is gone."""
-    unreachable: list[int] = field(default_factory=list)
-    """The user has no address for the channel any more."""
+    cancelled: dict[NotSentReason, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Not to be sent at all."""
+    deferred: dict[Deferral, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Not to be sent before the quiet hours have ended where the user lives."""
     stale: list[int] = field(default_factory=list)
     """Planned from a version of the user that was edited meanwhile: to be replanned, not sent."""
-    exhausted: list[ClaimedMessage] = field(default_factory=list)
-    """Every attempt allowed was begun, and the last one's outcome is not known."""
+
+    def cancel(self, refused: Mapping[int, NotSentReason]) -> None:
+        """Take out of what is ready the messages of these users."""
+        if not refused:
+            return
+        for message in self.ready:
+            if reason := refused.get(message.recipient.id):
+                self.cancelled[reason].append(message.recipient.id)
+        self._keep(message for message in self.ready if message.recipient.id not in refused)
+
+    def defer(self, quiet: QuietHours, now: datetime) -> None:
+        """Take out of what is ready the messages whose users have quiet hours at `now`."""
+
+        @cache
+        def ends(timezone: str) -> datetime | None:
+            return quiet_until(quiet, now, zone(timezone))
+
+        for message in self.ready:
+            if until := ends(message.recipient.timezone):
+                self.deferred[Deferral(until, message.attempt - 1)].append(message.recipient.id)
+        self._keep(message for message in self.ready if ends(message.recipient.timezone) is None)
+
+    def _keep(self, ready: Iterable[ReadyMessage]) -> None:
+        self.ready = list(ready)
 
 
 def sort_claims(
     claimed: Sequence[ClaimedMessage],
     recipients: Mapping[int, Recipient],
     channel: Channel,
-    max_attempts: int,
+    *,
+    follows_deferred: bool = True,
 ) -> SortedClaims:
     """Decide for each claimed message whether it is sent, by its user as they are now.
 
-    Only a first attempt can be stale: an edit leaves messages alone whose sending has begun.
+    Only a first attempt can be stale: an edit leaves messages alone whose sending has begun. Nor can one that
+    quiet hours have put off, where not `follows_deferred`: replanning does not reach back to it.
     """
     claims = SortedClaims()
     for message in claimed:
         recipient = recipients.get(message.user_id)
-        if message.attempt > max_attempts:
-            claims.exhausted.append(message)
-        elif recipient is None:
-            claims.deleted.append(message.user_id)
-        elif message.attempt == 1 and recipient.version != message.user_version:
+        if recipient is None:
+            claims.cancelled[NotSentReason.USER_DELETED].append(message.user_id)
+        elif _is_stale(message, recipient) and (follows_deferred or not message.was_deferred):
             claims.stale.append(message.user_id)
-        elif address := _address(recipient, channel):
+        elif address := recipient.address(channel):
             claims.ready.append(ReadyMessage(recipient, address, message.attempt))
         else:
-            claims.unreachable.append(message.user_id)
+            claims.cancelled[NotSentReason.NO_ADDRESS].append(message.user_id)
     return claims
 
 
-def _address(recipient: Recipient, channel: Channel) -> str | None:
-    match channel:
-        case Channel.EMAIL:
-            return recipient.email
-        case Channel.SMS:
-            return recipient.phone
-        case Channel.PUSH:
-            return recipient.push_token
-        case Channel.WEBHOOK:
-            return recipient.webhook_url
-        case Channel.IN_APP:
-            return recipient.external_id
+def _is_stale(message: ClaimedMessage, recipient: Recipient) -> bool:
+    return message.attempt == 1 and recipient.version != message.user_version

@@ -2,8 +2,8 @@
 
 Nothing is open towards the database while the provider is called. The claim is committed first, so
 that a crash leaves `sending` behind (outcome unknown: the same key is tried again under the next
-lease); the outcomes are written in one transaction that begins by closing the batch under its lease
-token, so that a worker whose lease has lapsed writes nothing.
+lease, or held by the channel's policy); the outcomes are written in one transaction that begins by
+closing the batch under its lease token, so that a worker whose lease has lapsed writes nothing.
 
 While its provider takes nothing, a batch is handed back unclaimed, due when the provider is worth a try.
 """
@@ -11,7 +11,7 @@ While its provider takes nothing, a batch is handed back unclaimed, due when the
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
 from threading import Event
@@ -22,39 +22,19 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from scheduler.clock import Clock
-from scheduler.domain.message import OUTCOME_UNKNOWN, NotSentReason
-from scheduler.domain.occasion import Channel, Occasion
-from scheduler.domain.retry import RetryPolicy
+from scheduler.domain.occasion import Channel
 from scheduler.planner import Planner
-from scheduler.store import batches, failures, messages, occasions, users
+from scheduler.store import batches, failures, messages
 from scheduler.store.batches import Counts, LeasedBatch
 from scheduler.store.database import in_transaction
 from scheduler.store.failures import FailedAttempt
-from scheduler.store.messages import ClaimedMessage
-from worker.channels.port import DeliveryControl, Failed, Outcome, OutgoingMessage, Provider
-from worker.claims import ReadyMessage, SortedClaims, sort_claims
-from worker.rendering import render
+from worker.channels.port import DeliveryControl, Failed, Outcome, OutgoingMessage, Provider, named
+from worker.claiming import ClaimedBatch, Claimer
+from worker.policy import DeliveryPolicy
+from worker.rendering import Renderer
 from worker.results import BatchResult, sort_outcomes
 
 _REST_BEFORE_RECORDING: Final = timedelta(seconds=1)
-_NEVER_ANSWERED: Final = "the last attempt was begun and nothing is known of its end"
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryPolicy:
-    """The settings that hold for occasions which set nothing of their own."""
-
-    lateness_limit: timedelta
-    retry: RetryPolicy
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A claimed batch: what is to be sent, and what was decided without sending."""
-
-    occasion: Occasion
-    claims: SortedClaims
-    expired: int
 
 
 class Deliverer:
@@ -68,9 +48,12 @@ class Deliverer:
         policy: DeliveryPolicy,
         clock: Clock,
         random: Random,
+        renderer: Renderer | None = None,
     ) -> None:
+        """Without a renderer messages carry no links."""
         self._engine = engine
-        self._planner = planner
+        self._renderer = renderer or Renderer()
+        self._claimer = Claimer(planner, policy, clock)
         self._providers = providers
         self._policy = policy
         self._clock = clock
@@ -89,83 +72,62 @@ class Deliverer:
         next lease tries the same keys again. Raises DBAPIError where the database does not answer: at the
         claim at once, with outcomes in hand once the lease is over as well.
         """
-        prepared = in_transaction(self._engine, lambda connection: self._claim(connection, batch))
-        if prepared is None:
+        provider = self._providers[batch.channel]
+        claimed = in_transaction(
+            self._engine, lambda connection: self._claimer.claim(connection, batch, provider)
+        )
+        if claimed is None:
             logger.bind(batch_id=batch.id, channel=batch.channel.value).info("batch_postponed")
             return Counts()
-        result = self._send(batch, prepared, control)
-        counts = self._record(batch, prepared, result, control)
+        result = self._send(batch, claimed, control)
+        counts = claimed.counts + self._record(batch, claimed, result, control)
         logger.bind(
             batch_id=batch.id,
-            occasion=prepared.occasion.key,
+            occasion=claimed.occasion.key,
             sent=counts.sent,
             retried=counts.retried,
             dead=counts.dead,
             expired=counts.expired,
             cancelled=counts.cancelled,
             handed_back=len(result.handed_back),
+            **claimed.not_sent,
         ).log("WARNING" if counts.dead else "INFO", "batch_delivered")
         return counts
 
-    def _claim(self, connection: Connection, batch: LeasedBatch) -> _Prepared | None:
-        """Claim what is still to be sent, or hand the batch back while its provider takes nothing (None)."""
-        now = self._clock.now()
-        batches.fence(connection, batch)
-        occasion = occasions.by_id(connection, [batch.occasion_id])[batch.occasion_id]
-        is_late = now > batch.send_at + (occasion.lateness_limit or self._policy.lateness_limit)
-        due_again = None if is_late else self._providers[batch.channel].pauses_until()
-        if due_again is not None:
-            batches.hand_back(connection, batch, Counts(), due_at=due_again)
-            return None
-        expired = messages.expire(connection, batch) if is_late else 0
-        claimed = messages.claim(connection, batch)
-        if is_late:
-            # Only what an earlier lease left in `sending` can be claimed past the limit: too late to try again.
-            return _Prepared(occasion, SortedClaims(exhausted=claimed), expired)
-        recipients = users.recipients(connection, [message.user_id for message in claimed])
-        max_attempts = batch.max_attempts or self._retry_policy(occasion).max_attempts
-        claims = sort_claims(claimed, recipients, batch.channel, max_attempts)
-        if claims.stale:
-            self._replan(connection, batch, claims.stale, now)
-        return _Prepared(occasion, claims, expired)
+    def _send(self, batch: LeasedBatch, claimed: ClaimedBatch, control: DeliveryControl) -> BatchResult:
+        outcomes = self._outcomes(batch, claimed, control) if claimed.ready else []
+        return sort_outcomes(
+            zip(claimed.ready, outcomes, strict=True),
+            self._policy.retry_of(claimed.occasion, batch),
+            self._random,
+            holds_unknown=self._policy.holds(batch.channel),
+        )
 
-    def _replan(
-        self, connection: Connection, batch: LeasedBatch, user_ids: Sequence[int], now: datetime
-    ) -> None:
-        """Give back messages that were planned before their user was edited, and plan the user anew."""
-        messages.hand_back(connection, batch, user_ids)
-        present = users.lock(connection, user_ids)
-        self._planner.replan_stored(connection, batch.tenant_id, present, now=now)
-        logger.bind(batch_id=batch.id, users=len(user_ids)).info("stale_messages_replanned")
-
-    def _send(self, batch: LeasedBatch, prepared: _Prepared, control: DeliveryControl) -> BatchResult:
-        ready = prepared.claims.ready
-        policy = self._retry_policy(prepared.occasion)
-        if batch.max_attempts is not None:
-            policy = replace(policy, max_attempts=batch.max_attempts)
-        outcomes = self._outcomes(batch, prepared.occasion, ready, control) if ready else []
-        return sort_outcomes(zip(ready, outcomes, strict=True), policy, self._random)
-
-    def _outcomes(
-        self, batch: LeasedBatch, occasion: Occasion, ready: Sequence[ReadyMessage], control: DeliveryControl
-    ) -> list[Outcome]:
+    def _outcomes(self, batch: LeasedBatch, claimed: ClaimedBatch, control: DeliveryControl) -> list[Outcome]:
         """One outcome each: what cannot be rendered fails by itself, the rest goes to the provider."""
-        rendered = render(batch, occasion, ready, self._clock.now())
-        outgoing = [message for message in rendered if isinstance(message, OutgoingMessage)]
-        delivered = iter(self._providers[batch.channel].deliver(outgoing, control) if outgoing else ())
+        ready = claimed.ready
+        rendered = self._renderer.render(batch, claimed.occasion, ready, self._clock.now())
+        outgoing = [
+            _bound(each, claimed.bound_to.get(message.recipient.id))
+            for message, each in zip(ready, rendered, strict=True)
+            if isinstance(each, OutgoingMessage)
+        ]
+        provider = self._providers[batch.channel]
+        answered = provider.deliver(outgoing, control) if outgoing else []
+        delivered = iter([named(outcome, provider.name) for outcome in answered])
         return [each if isinstance(each, Failed) else next(delivered) for each in rendered]
 
     def _record(
-        self, batch: LeasedBatch, prepared: _Prepared, result: BatchResult, control: DeliveryControl
+        self, batch: LeasedBatch, claimed: ClaimedBatch, result: BatchResult, control: DeliveryControl
     ) -> Counts:
         """Write the outcomes; while the database is away and the lease is held, again: else all is sent anew."""
-        counts = _count(prepared, result)
+        counts = _count(result)
         again = False
 
         def work(connection: Connection) -> None:
             # A COMMIT that raised may have taken effect.
             if not (again and batches.is_finished(connection, batch)):
-                self._write(connection, batch, prepared, result, counts)
+                self._write(connection, batch, claimed, result, counts)
 
         while True:
             try:
@@ -182,25 +144,21 @@ class Deliverer:
         self,
         connection: Connection,
         batch: LeasedBatch,
-        prepared: _Prepared,
+        claimed: ClaimedBatch,
         result: BatchResult,
         counts: Counts,
     ) -> None:
         now = self._clock.now()
-        claims = prepared.claims
         # What was replanned may still be due now: the next lease finds it, or finds it moved.
-        if result.handed_back or claims.stale:
+        if result.handed_back or claimed.has_stale:
             due_at = result.hand_back_until or self._providers[batch.channel].pauses_until() or now
             batches.hand_back(connection, batch, counts, due_at=due_at)
         else:
             batches.finish(connection, batch, counts, now=now)
         messages.accept(connection, batch, result.accepted)
         messages.hand_back(connection, batch, result.handed_back)
-        messages.cancel(connection, batch, claims.deleted, reason=NotSentReason.USER_DELETED)
-        messages.cancel(connection, batch, claims.unreachable, reason=NotSentReason.NO_ADDRESS)
         self._record_retries(connection, batch, result, now)
-        dead = result.dead + [_unanswered(message, now) for message in claims.exhausted]
-        self._record_failures(connection, batch, dead, result.failed)
+        self._record_failures(connection, batch, result.dead, result.failed)
 
     def _record_retries(
         self, connection: Connection, batch: LeasedBatch, result: BatchResult, now: datetime
@@ -224,27 +182,14 @@ class Deliverer:
         failures.add_dead_letters(connection, batch, dead)
         failures.add_attempts(connection, batch, failed)
 
-    def _retry_policy(self, occasion: Occasion) -> RetryPolicy:
-        return occasion.retry or self._policy.retry
 
-
-def _count(prepared: _Prepared, result: BatchResult) -> Counts:
-    claims = prepared.claims
+def _count(result: BatchResult) -> Counts:
     return Counts(
         sent=len(result.accepted),
-        retried=sum(len(user_ids) for user_ids in result.retries.values()),
-        dead=len(result.dead) + len(claims.exhausted),
-        expired=prepared.expired,
-        cancelled=len(claims.deleted) + len(claims.unreachable),
+        retried=sum(map(len, result.retries.values())),
+        dead=len(result.dead),
     )
 
 
-def _unanswered(message: ClaimedMessage, now: datetime) -> FailedAttempt:
-    return FailedAttempt(
-        user_id=message.user_id,
-        attempt=message.attempt,
-        kind="unknown",
-        category=OUTCOME_UNKNOWN,
-        detail=_NEVER_ANSWERED,
-        failed_at=now,
-    )
+def _bound(message: OutgoingMessage, provider: str | None) -> OutgoingMessage:
+    return message if provider is None else replace(message, bound_to=provider)

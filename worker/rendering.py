@@ -2,47 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from typing import Any, Final
 
-from scheduler.domain.message import TEXT_FIELDS, MessageKey
-from scheduler.domain.occasion import Occasion
+from scheduler.domain.message import MessageKey
+from scheduler.domain.occasion import Channel, Occasion
+from scheduler.links import LinkSigner
 from scheduler.store.batches import LeasedBatch
-from worker.channels.port import Failed, OutgoingMessage
+from scheduler.store.users import Recipient
+from scheduler.texts.environment import Reading
+from scheduler.texts.failure import RenderingFailed
+from scheduler.texts.grammar import GROUPS
+from scheduler.texts.message_texts import (
+    CompiledTexts,
+    OccasionTexts,
+    as_attributes,
+    as_dates,
+    full_name,
+)
+from worker.channels.port import Failed, FailureKind, OutgoingMessage
 from worker.claims import ReadyMessage
-from worker.templates import Template, compile_template
+
+TEXT_ERROR: Final = "text_error"
+"""Category of a message whose text could not be rendered for its recipient."""
+
+_WITH_HTML: Final = (Channel.EMAIL, Channel.IN_APP)
 
 
-def render(
-    batch: LeasedBatch, occasion: Occasion, ready: Sequence[ReadyMessage], _now: datetime
-) -> list[OutgoingMessage | Failed]:
-    """Each message as it goes out, in the order given; a failure (at `now`) for one that cannot be rendered."""
-    return [_render(batch, occasion, message) for message in ready]
+class Renderer:
+    """Renders the texts of occasions. May be shared between threads.
+
+    Without `links` (None) messages carry no link to unsubscribe, and a text that names one fails.
+    """
+
+    def __init__(self, links: LinkSigner | None = None) -> None:
+        self._links = links
+
+    def render(
+        self, batch: LeasedBatch, occasion: Occasion, ready: Sequence[ReadyMessage], now: datetime
+    ) -> list[OutgoingMessage | Failed]:
+        """Each message as it goes out, in the order given; a failure at `now` for one that has no text.
+
+        What a failure says is about the text and holds nothing of the recipient.
+        """
+        rendering = _BatchRendering(batch, occasion, self._links)
+        return [rendering.render(message, now) for message in ready]
 
 
-def _render(batch: LeasedBatch, occasion: Occasion, message: ReadyMessage) -> OutgoingMessage:
-    recipient = message.recipient
-    fields = {
-        "first_name": recipient.first_name,
-        "last_name": recipient.last_name,
-        "external_id": recipient.external_id,
-        "occasion": occasion.key,
-        "local_date": batch.local_date.isoformat(),
-    }
-    key = MessageKey(batch.occasion_id, recipient.id, batch.local_date, batch.slot, batch.channel)
-    return OutgoingMessage(
-        id=key.text,
-        tenant_id=batch.tenant_id,
-        channel=batch.channel,
-        address=message.address,
-        subject=_template(occasion.subject).render(fields),
-        text=_template(occasion.body).render(fields),
-        fields=fields,
-        locale=recipient.locale,
-    )
+class _BatchRendering:
+    """What the messages of one batch have in common."""
 
+    def __init__(self, batch: LeasedBatch, occasion: Occasion, links: LinkSigner | None) -> None:
+        self._batch = batch
+        self._occasion = occasion
+        self._links = links
+        self._texts = OccasionTexts(occasion, with_html=batch.channel in _WITH_HTML)
+        self._local_date = batch.local_date.isoformat()
 
-@lru_cache(maxsize=1_000)
-def _template(source: str) -> Template:
-    return compile_template(source, TEXT_FIELDS)
+    def render(self, message: ReadyMessage, now: datetime) -> OutgoingMessage | Failed:
+        batch, recipient = self._batch, message.recipient
+        unsubscribe_url = self._unsubscribe_url(recipient)
+        try:
+            texts = self._texts.of(recipient.locale)
+            said = texts.render(
+                self._values(recipient, texts, unsubscribe_url),
+                None if texts.are_plain else self._reading(recipient),
+            )
+        except RenderingFailed as error:
+            return Failed(FailureKind.PERMANENT, TEXT_ERROR, str(error), None, now)
+        return OutgoingMessage(
+            id=MessageKey(batch.occasion_id, recipient.id, batch.local_date, batch.slot, batch.channel).text,
+            tenant_id=batch.tenant_id,
+            channel=batch.channel,
+            address=message.address,
+            subject=said.subject,
+            text=said.body,
+            fields=self._fields(recipient),
+            html=said.html,
+            locale=recipient.locale,
+            unsubscribe_url=unsubscribe_url,
+        )
+
+    def _reading(self, recipient: Recipient) -> Reading:
+        return Reading(recipient.locale, self._batch.local_date, self._occasion.leap_day)
+
+    def _unsubscribe_url(self, recipient: Recipient) -> str | None:
+        if self._links is None:
+            return None
+        batch = self._batch
+        return self._links.unsubscribe_url(batch.tenant_id, recipient.id, batch.channel, batch.occasion_id)
+
+    def _values(
+        self, recipient: Recipient, texts: CompiledTexts, unsubscribe_url: str | None
+    ) -> dict[str, Any]:
+        """What the texts may name, as far as it is there."""
+        values: dict[str, Any] = {
+            "first_name": recipient.first_name,
+            "last_name": recipient.last_name,
+            "full_name": full_name(recipient.first_name, recipient.last_name),
+            "external_id": recipient.external_id,
+            "locale": recipient.locale,
+            "timezone": recipient.timezone,
+            "occasion": self._occasion.key,
+            "occasion_name": self._occasion.name,
+            "local_date": self._batch.local_date,
+        }
+        if unsubscribe_url is not None:
+            values["unsubscribe_url"] = unsubscribe_url
+        if texts.names_any(GROUPS):
+            values["dates"] = as_dates(recipient.dates)
+            values["attributes"] = as_attributes(recipient.attributes)
+        return values
+
+    def _fields(self, recipient: Recipient) -> Mapping[str, str]:
+        """What the request of a provider may name: see `TEXT_FIELDS`."""
+        return {
+            "first_name": recipient.first_name,
+            "last_name": recipient.last_name,
+            "external_id": recipient.external_id,
+            "occasion": self._occasion.key,
+            "local_date": self._local_date,
+        }

@@ -39,27 +39,54 @@ class BatchResult:
 
 
 def sort_outcomes(
-    outcomes: Iterable[tuple[ReadyMessage, Outcome]], policy: RetryPolicy, random: Random
+    outcomes: Iterable[tuple[ReadyMessage, Outcome]],
+    policy: RetryPolicy,
+    random: Random,
+    *,
+    holds_unknown: bool = False,
 ) -> BatchResult:
-    """Decide for each outcome whether the message is sent, tried again, given up, or handed back."""
+    """Decide for each outcome whether the message is sent, tried again, given up, or handed back.
+
+    Where `holds_unknown`, a message that may have been accepted is given up at once: a person decides.
+    """
     result = BatchResult()
     for message, outcome in outcomes:
         match outcome:
-            case Accepted(at):
+            case Accepted(at, refusals):
                 result.accepted[message.recipient.id] = at
+                result.failed += [_attempt(message, refusal) for refusal in refusals]
             case NotAttempted(retry_at):
                 result.handed_back.append(message.recipient.id)
                 if retry_at is not None:
                     result.hand_back_until = min(retry_at, result.hand_back_until or retry_at)
             case Failed():
-                _sort_failure(result, message, outcome, policy, random)
+                is_held = holds_unknown and outcome.kind is FailureKind.UNKNOWN
+                _sort_failure(result, message, outcome, None if is_held else policy, random)
     return result
 
 
 def _sort_failure(
-    result: BatchResult, message: ReadyMessage, failure: Failed, policy: RetryPolicy, random: Random
+    result: BatchResult, message: ReadyMessage, failure: Failed, policy: RetryPolicy | None, random: Random
 ) -> None:
-    attempt = FailedAttempt(
+    """`policy` is None where the message is not to be tried again in any case."""
+    attempt = _attempt(message, failure)
+    result.failed += [*(_attempt(message, refusal) for refusal in failure.refusals), attempt]
+    if policy is not None and _is_excused(message, failure):
+        result.handed_back.append(message.recipient.id)
+        return
+    decision = None
+    if policy is not None and failure.kind is not FailureKind.PERMANENT:
+        decision = decide_retry(policy, message.attempt, failure.retry_after, random)
+    if decision is None:
+        result.dead.append(_final(attempt, failure))
+    else:
+        # Whole seconds, so that the failures of one batch can share a batch again.
+        due_at = failure.at.replace(microsecond=0) + decision.retry_in
+        result.retries[Retry(due_at, message.attempt)].append(message.recipient.id)
+
+
+def _attempt(message: ReadyMessage, failure: Failed) -> FailedAttempt:
+    return FailedAttempt(
         user_id=message.recipient.id,
         attempt=message.attempt,
         kind=failure.kind.value,
@@ -68,19 +95,6 @@ def _sort_failure(
         failed_at=failure.at,
         provider=failure.provider,
     )
-    result.failed.append(attempt)
-    if _is_excused(message, failure):
-        result.handed_back.append(message.recipient.id)
-        return
-    decision = None
-    if failure.kind is not FailureKind.PERMANENT:
-        decision = decide_retry(policy, message.attempt, failure.retry_after, random)
-    if decision is None:
-        result.dead.append(_final(attempt, failure))
-    else:
-        # Whole seconds, so that the failures of one batch can share a batch again.
-        due_at = failure.at.replace(microsecond=0) + decision.retry_in
-        result.retries[Retry(due_at, message.attempt)].append(message.recipient.id)
 
 
 def _is_excused(message: ReadyMessage, failure: Failed) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
+from itertools import chain
 from random import Random
 from threading import Event
 
@@ -16,41 +19,24 @@ from scheduler.clock import Clock, SystemClock
 from scheduler.domain.occasion import Channel
 from scheduler.domain.retry import RetryPolicy
 from scheduler.planner import Planner
-from scheduler.service import broker_for, engine_for, planner_for
+from scheduler.service import broker_for, engine_for, links_for, planner_for
 from scheduler.settings import Settings
-from worker.breaker import Circuit, CircuitPolicy
-from worker.channels.guarded import CircuitProvider
-from worker.channels.http import HttpProvider, HttpSettings
-from worker.channels.outbox import OutboxProvider
+from worker.alerts import Alerts
+from worker.breaker import CircuitPolicy
 from worker.channels.port import Provider
+from worker.circuit_reporter import CircuitReporter, Signals
 from worker.consumer import DeliveryLoop, run_side_by_side
-from worker.delivery import Deliverer, DeliveryPolicy
+from worker.delivery import Deliverer
 from worker.leases import LeaseKeeper, Shutdown
-
-
-def provider_for(settings: Settings, clock: Clock) -> Provider:
-    """The provider that the settings name, without its circuit; used by one thread."""
-    if settings.provider == "http" and settings.http_url is not None:
-        return HttpProvider(_http_settings(settings, settings.http_url), clock)
-    return OutboxProvider(settings.outbox_file, clock)
-
-
-def _http_settings(settings: Settings, url: str) -> HttpSettings:
-    return HttpSettings(
-        name="http",
-        url=url,
-        headers={name: value.get_secret_value() for name, value in settings.http_headers.items()},
-        body=settings.http_body,
-        concurrency=settings.http_concurrency,
-        connect_timeout_seconds=settings.http_connect_timeout_seconds,
-        total_timeout_seconds=settings.http_total_timeout_seconds,
-    )
+from worker.policy import DeliveryPolicy
+from worker.providers import ProviderSet
+from worker.rendering import Renderer
 
 
 def delivery_policy(settings: Settings) -> DeliveryPolicy:
-    """What holds for occasions that set nothing of their own."""
+    """What holds for occasions that set nothing of their own, whatever the providers."""
     retry = RetryPolicy(settings.retry_max_attempts, settings.retry_base_seconds, settings.retry_cap_seconds)
-    return DeliveryPolicy(settings.lateness_limit, retry)
+    return DeliveryPolicy(settings.lateness_limit, retry, settings.quiet_hours)
 
 
 def circuit_policy(settings: Settings) -> CircuitPolicy:
@@ -58,52 +44,74 @@ def circuit_policy(settings: Settings) -> CircuitPolicy:
     return CircuitPolicy(settings.breaker_failures, settings.breaker_reset_seconds)
 
 
+def renderer_for(settings: Settings) -> Renderer:
+    """What renders texts; with links to unsubscribe where the settings allow for them."""
+    return Renderer(links_for(settings))
+
+
 class Worker:
-    """One worker process: threads that deliver, and one that keeps their leases."""
+    """One worker process: threads that deliver, one that keeps their leases, one that reports their circuits."""
 
     def __init__(self, settings: Settings, engine: Engine, clock: Clock, stop: Event) -> None:
+        """Raises ConfigurationError where the plan names a kind of provider that there is not."""
         self._settings = settings
         self._engine = engine
         self._clock = clock
         self._lease_for = timedelta(seconds=settings.lease_seconds)
         self._keeper = LeaseKeeper(engine, clock, self._lease_for)
         self._shutdown = Shutdown(stop, clock, timedelta(seconds=settings.stop_deadline_seconds))
-        self._circuits: dict[str, Circuit] = {}
         self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._alerts = Alerts(settings.alert_url)
+        signals = Signals(self._name, self._alerts)
+        self._providers = ProviderSet(
+            settings.provider_plan, engine, clock, settings.outbox_file, circuit_policy(settings), signals
+        )
+        self._reporter = CircuitReporter(
+            engine,
+            clock,
+            self._name,
+            self._providers.circuits,
+            self._providers.channels_without,
+            signals,
+        )
 
     def run(self) -> None:
-        """Deliver until the stop is asked for; what is under way then is finished or handed back in time."""
+        """Deliver until the stop is asked for; what is under way then is finished or handed back in time.
+
+        Raises ConfigurationError where an option of a provider is wrong; nothing has begun then.
+        """
+        providers = [self._providers.for_thread() for _ in range(self._settings.worker_threads)]
         planner = planner_for(self._settings, self._engine)
         broker = broker_for(self._settings, self._engine, self._clock)
-        providers = [self._provider() for _ in range(self._settings.worker_threads)]
-        loops = [self._loop(number, provider, planner, broker) for number, provider in enumerate(providers)]
-        self._keeper.start()
-        logger.bind(worker=self._name, threads=len(loops), provider=providers[0].name).info("worker_started")
+        loops = [self._loop(number, each, planner, broker) for number, each in enumerate(providers)]
+        for thread in (self._keeper, self._alerts, self._reporter):
+            thread.start()
+        logger.bind(worker=self._name, threads=len(loops), providers=self._providers.routes).info(
+            "worker_started"
+        )
         try:
             run_side_by_side(loops)
         finally:
             self._keeper.close()
-            for provider in providers:
+            for provider in chain.from_iterable(each.values() for each in providers):
                 provider.close()
+            self._reporter.close()
+            self._alerts.close()
             logger.bind(worker=self._name).info("worker_stopped")
 
-    def _provider(self) -> Provider:
-        """A provider of one thread's own, behind the circuit that all threads share."""
-        provider = provider_for(self._settings, self._clock)
-        circuit = Circuit(provider.name, self._clock, circuit_policy(self._settings))
-        return CircuitProvider(provider, self._circuits.setdefault(provider.name, circuit))
-
-    def _loop(self, number: int, provider: Provider, planner: Planner, broker: Broker) -> DeliveryLoop:
-        deliverer = Deliverer(
-            self._engine,
-            planner,
-            dict.fromkeys(Channel, provider),
+    def _loop(
+        self, number: int, providers: Mapping[Channel, Provider], planner: Planner, broker: Broker
+    ) -> DeliveryLoop:
+        policy = replace(
             delivery_policy(self._settings),
-            self._clock,
-            Random(),
+            hold_channels=self._providers.hold_channels,
+            failover_channels=self._providers.failover_channels,
+        )
+        deliverer = Deliverer(
+            self._engine, planner, providers, policy, self._clock, Random(), renderer_for(self._settings)
         )
         return DeliveryLoop(
-            broker.consumer(f"{self._name}:{number}", list(Channel)),
+            broker.consumer(f"{self._name}:{number}", list(providers)),
             deliverer,
             self._keeper,
             self._shutdown,
@@ -114,8 +122,8 @@ class Worker:
 
 def run_worker(settings: Settings, stop: Event) -> None:
     """Run a worker until `stop` is set."""
-    # Each thread listens on one connection and works on another; one more renews the leases.
-    engine = engine_for(settings, "worker", least_connections=2 * settings.worker_threads + 1)
+    # Each thread listens on one connection and works on another; two more renew leases and report circuits.
+    engine = engine_for(settings, "worker", least_connections=2 * settings.worker_threads + 2)
     try:
         Worker(settings, engine, SystemClock(), stop).run()
     finally:

@@ -67,6 +67,21 @@ class Template:
             return self._render_without_holes(values)
         return self._pattern % values
 
+    def fill(self, fields: Mapping[str, str]) -> str:
+        """Return the text with exactly the value of each field in its place, for text that is no prose.
+
+        Raises `MissingFieldError` as `render` does.
+        """
+        try:
+            return self._pattern % tuple(map(fields.__getitem__, self._fields))
+        except KeyError as error:
+            raise MissingFieldError(str(error.args[0])) from None
+
+    @property
+    def beginning(self) -> str:
+        """The text before the first field."""
+        return self._literals[0]
+
     def _render_without_holes(self, values: tuple[str, ...]) -> str:
         text = self._literals[0]
         hole = False

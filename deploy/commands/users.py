@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self, TextIO
+from typing import Any, BinaryIO, Final
 
 import click
 
+from deploy.commands.files import Rejections, file_name, progress_bar, rejected_path
 from deploy.commands.session import begin_command, say
 from deploy.database import engine_on, usable_database
 from scheduler.clock import SystemClock
@@ -34,8 +32,6 @@ from scheduler.settings import Settings
 _DEFAULT_TENANT: Final = 1
 _NDJSON_ENDINGS: Final = (".ndjson", ".jsonl")
 _COLUMNS: Final = ("line", "external_id", "reasons")
-_SHOWN_REJECTIONS: Final = 5
-_STANDARD_INPUT: Final = "standard input"
 
 
 @click.group()
@@ -71,10 +67,10 @@ def import_file(
     kept. Exit code 0 if all rows were taken, 1 if some were rejected, 65 if the file cannot be read at all.
     """
     settings = begin_command()
-    chosen = ImportForm(form) if form else _form_of(_name(file))
-    rejections = _Rejections(rejected or _rejected_path(_name(file)))
+    chosen = ImportForm(form) if form else _form_of(file_name(file))
+    rejections = Rejections(rejected or rejected_path(file), _COLUMNS)
     with usable_database(settings, say) as found, rejections, _progress(file) as on_progress:
-        summary = _import(found, file, chosen, rejections.add, on_progress)
+        summary = _import(found, file, chosen, lambda row: rejections.add(_cells(row)), on_progress)
     if as_json:
         click.echo(json.dumps(_summary_fields(summary, rejections)))
     else:
@@ -95,83 +91,25 @@ def _import(
         try:
             return import_users(registry, _DEFAULT_TENANT, read_lines(file), form, on_rejected, on_progress)
         except InvalidInput as error:
-            raise InvalidInput(FieldError(_name(file), each.message) for each in error.errors) from None
-
-
-class _Rejections:
-    """The list of rejected rows: a file that appears with the first of them."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.first: list[RejectedRow] = []
-        self._file: TextIO | None = None
-
-    def add(self, row: RejectedRow) -> None:
-        """List a row. Raises click.FileError where the file cannot be written."""
-        if len(self.first) < _SHOWN_REJECTIONS:
-            self.first.append(row)
-        try:
-            if self._file is None:
-                self._file = self.path.open("w", encoding="utf-8", newline="")
-                csv.writer(self._file).writerow(_COLUMNS)
-            csv.writer(self._file).writerow((row.line, row.external_id or "", _reasons(row)))
-        except OSError as error:
-            raise click.FileError(str(self.path), error.strerror) from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+            raise InvalidInput(FieldError(file_name(file), each.message) for each in error.errors) from None
 
 
 @contextmanager
 def _progress(file: BinaryIO) -> Iterator[Callable[[ImportProgress], None]]:
     """A bar on a terminal, if it is known how long the file is; nothing otherwise."""
-    size = _size(file)
-    with click.progressbar(
-        length=size or 1,
-        label=Path(_name(file)).name,
-        item_show_func=_rows_done,
-        file=sys.stderr,
-        hidden=size == 0 or not sys.stderr.isatty(),
-    ) as bar:
-        yield lambda progress: bar.update(progress.bytes_read - bar.pos, progress)
-        bar.update(bar.length - bar.pos if bar.length else 0)
-
-
-def _name(file: BinaryIO) -> str:
-    """What to call a file."""
-    name = str(getattr(file, "name", "<stdin>"))
-    return _STANDARD_INPUT if name == "<stdin>" else name
-
-
-def _size(file: BinaryIO) -> int:
-    """How many bytes a file has; 0 where that is not known before it is read."""
-    try:
-        return os.fstat(file.fileno()).st_size
-    except OSError:
-        return 0
-
-
-def _rows_done(progress: ImportProgress | None) -> str:
-    return "" if progress is None else f"{progress.read:,} rows"
+    with progress_bar(file) as show:
+        yield lambda progress: show(progress.bytes_read, progress.read)
 
 
 def _form_of(name: str) -> ImportForm:
     return ImportForm.ndjson if name.endswith(_NDJSON_ENDINGS) else ImportForm.csv
 
 
-def _rejected_path(name: str) -> Path:
-    return Path(f"{'stdin' if name == _STANDARD_INPUT else name}.rejected.csv")
+def _cells(row: RejectedRow) -> tuple[str, ...]:
+    return str(row.line), row.external_id or "", "; ".join(map(str, row.errors))
 
 
-def _reasons(row: RejectedRow) -> str:
-    return "; ".join(map(str, row.errors))
-
-
-def _show(summary: ImportSummary, rejections: _Rejections) -> None:
+def _show(summary: ImportSummary, rejections: Rejections) -> None:
     click.echo(
         f"{summary.read:,} rows: {summary.created:,} created, {summary.updated:,} updated, "
         + click.style(f"{summary.rejected:,} rejected", fg="red" if summary.rejected else None)
@@ -184,12 +122,10 @@ def _show(summary: ImportSummary, rejections: _Rejections) -> None:
         f"{replanned.removed:,} removed"
     )
     if summary.rejected:
-        for row in rejections.first:
-            click.echo(f"  line {row.line}: {_reasons(row)}")
-        click.echo(f"all rejected rows, with the reasons: {rejections.path}")
+        rejections.show()
 
 
-def _summary_fields(summary: ImportSummary, rejections: _Rejections) -> dict[str, Any]:
+def _summary_fields(summary: ImportSummary, rejections: Rejections) -> dict[str, Any]:
     return {
         "read": summary.read,
         "created": summary.created,

@@ -36,7 +36,7 @@ from scheduler.jobs.run import JobRunner
 from scheduler.registry import Registry
 from scheduler.service import broker_for, jobs_for, planner_for
 from scheduler.settings import Settings
-from scheduler.store import batches, occasions
+from scheduler.store import batch_queries, batches, occasions
 from scheduler.store.job_runs import Trigger
 from worker.channels.port import Provider
 from worker.consumer import DeliveryLoop
@@ -161,11 +161,7 @@ class Simulation:
         """The instant after which, and not at which, a recovery has something to do as things are."""
         with self._engine.connect() as connection:
             watermark = occasions.oldest_watermark(connection, never=self._clock.now())
-            lapse = batches.next_lapse(
-                connection,
-                enqueue_deadline=timedelta(seconds=self._settings.enqueue_deadline_seconds),
-                lateness_limit=self._settings.lateness_limit,
-            )
+            lapse = batch_queries.next_lapse(connection, lateness_limit=self._settings.lateness_limit)
         gap = None if watermark is None else watermark - self._settings.horizon / 2
         return min((reason for reason in (gap, lapse) if reason is not None), default=None)
 
@@ -206,7 +202,7 @@ class Simulation:
 
     def _oldest_open(self) -> datetime | None:
         with self._engine.connect() as connection:
-            return batches.oldest_open(connection)
+            return batch_queries.oldest_open(connection)
 
     def _delivery_loop(self, provider: Provider, random: Random) -> DeliveryLoop:
         settings, clock = self._settings, self._clock

@@ -7,12 +7,12 @@ everything it holds; it may not deliver under one lease to two workers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
 from scheduler.domain.occasion import Channel
-from scheduler.store.batches import BatchReference, LeasedBatch
+from scheduler.store.batches import BatchReference, LeasedBatch, Queue
 
 
 class Delivery(Protocol):
@@ -34,8 +34,8 @@ class Consumer(Protocol):
     ) -> Delivery | None:
         """The most urgent batch of the consumer's channels but those `paused`, leased for `lease_for`.
 
-        Waits up to `wait` for one; None if there was none. Raises BrokerUnavailable or
-        DatabaseUnavailable; the caller tries again after a while.
+        Waits up to `wait` for one; None if there was none. Raises DatabaseUnavailable, and BrokerUnavailable
+        where the broker is all there is to receive from; the caller tries again after a while.
         """
 
     def close(self) -> None:
@@ -50,6 +50,12 @@ class Broker(Protocol):
 
         Raises BrokerUnavailable where any of them may not have arrived; all may be published again. To be
         called every few seconds, with no batches if need be: that keeps a connection alive.
+        """
+
+    def holding(self) -> Mapping[Queue, int] | None:
+        """How many references wait in each queue, perhaps of batches that are done; None: the log is the queue.
+
+        Raises BrokerUnavailable.
         """
 
     def consumer(self, worker: str, channels: Collection[Channel]) -> Consumer:

@@ -46,6 +46,9 @@ class PostgresBroker:
         except DBAPIError as error:
             raise BrokerUnavailable("PostgreSQL did not take the notification") from error
 
+    def holding(self) -> None:
+        """Nothing is held besides the log, so nothing can be lost there."""
+
     def consumer(self, worker: str, channels: Collection[Channel]) -> PostgresConsumer:
         """A consumer that takes turns between `channels`."""
         return PostgresConsumer(self._engine, self._clock, worker, channels)

@@ -59,7 +59,8 @@ MESSAGE_TRANSITIONS: Final[Mapping[MessageEvent, Transition[MessageState]]] = Ma
         MessageEvent.CLAIM: Transition((_S.SCHEDULED, _S.RETRYING, _S.SENDING), _S.SENDING),
         MessageEvent.ACCEPT: Transition((_S.SENDING,), _S.SENT),
         MessageEvent.RETRY: Transition((_S.SENDING,), _S.RETRYING),
-        MessageEvent.BURY: Transition((_S.SENDING,), _S.DEAD),
+        # From `retrying` where it grew too late while nobody knew whether an attempt had been accepted.
+        MessageEvent.BURY: Transition((_S.SENDING, _S.RETRYING), _S.DEAD),
         # Not given to a provider under this claim, or not taken for reasons that are not the message's: the
         # claim's attempt is taken back.
         MessageEvent.HAND_BACK: Transition((_S.SENDING,), _S.SCHEDULED),
@@ -100,9 +101,11 @@ class NotSentReason(StrEnum):
 
 
 TEXT_FIELDS: Final = frozenset({"first_name", "last_name", "external_id", "occasion", "local_date"})
-"""What the text of a message may name in braces."""
+"""What a provider's request may name in braces of who a message is for and why (texts: `scheduler/texts/`)."""
 
-ENVELOPE_FIELDS: Final = frozenset({"id", "channel", "address", "subject", "text"})
+ENVELOPE_FIELDS: Final = frozenset(
+    {"id", "channel", "address", "subject", "text", "html", "locale", "tag", "unsubscribe_url"}
+)
 """What a provider's request may name in braces besides: the message itself."""
 
 OUTCOME_UNKNOWN: Final = "outcome_unknown"

@@ -3,7 +3,7 @@
 A run owns the time until the next tick. It wakes for each due instant, and once a second for what an
 edit may have made due at once and for batches of workers that were lost: their leases lapse here, so that
 nobody waits for the next recovery. Batches are committed as `enqueued` before they are published, so a
-worker never hears of one it cannot lease, and one whose publishing fails is due again soon.
+worker never hears of one it cannot lease, and finds one whose publishing fails in the log.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from datetime import datetime, timedelta
 from threading import Event
 from typing import Final
 
-from loguru import logger
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from scheduler.broker.port import Broker
 from scheduler.clock import Clock
-from scheduler.errors import BrokerUnavailable
+from scheduler.jobs.publishing import Publishing
 from scheduler.store import batches
 from scheduler.store.batches import BatchReference
 from scheduler.store.database import in_transaction
@@ -27,7 +26,6 @@ from scheduler.store.database import in_transaction
 _MOST_AT_ONCE: Final = 500
 _LONGEST_REST: Final = timedelta(seconds=1)
 _SHORTEST_REST: Final = timedelta(milliseconds=20)
-_PUBLISH_AGAIN_AFTER: Final = timedelta(seconds=5)
 
 
 class Enqueue:
@@ -37,27 +35,30 @@ class Enqueue:
 
     def __init__(self, engine: Engine, broker: Broker, clock: Clock) -> None:
         self._engine = engine
-        self._broker = broker
+        self._publishing = Publishing(engine, broker)
         self._clock = clock
 
     def run(self, now: datetime, stop: Event | None = None) -> Mapping[str, int]:
-        """Publish all that is due at `now`, what a lost worker held included; ends early where `stop` is set.
+        """Publish all that is due, what lost workers held included; ends early where `stop` is set.
 
-        Returns the batches enqueued, those to be published again, and the leases that lapsed.
+        `now` goes on while it works: a backlog may take minutes. Returns the batches enqueued, those of them
+        that the broker was not there for, and the leases that lapsed.
         """
-        lapsed = in_transaction(self._engine, lambda connection: batches.lapse_leases(connection, now=now))
-        enqueued = unpublished = 0
-        while not (stop and stop.is_set()) and (references := self._take_due(now)):
-            enqueued += len(references)
-            try:
-                self._broker.publish(references)
-            except BrokerUnavailable as error:
-                unpublished += self._publish_later(references, now)
-                logger.bind(batches=len(references), cause=str(error)).warning("publish_failed")
+        total: Counter[str] = Counter(enqueued=0, unpublished=0, lapsed_leases=0)
+        started = self._clock.monotonic()
+        lapse_at = now
+        while not (stop and stop.is_set()):
+            moment = now + timedelta(seconds=self._clock.monotonic() - started)
+            if moment >= lapse_at:
+                total["lapsed_leases"] += self._lapse_leases(moment)
+                lapse_at = moment + _LONGEST_REST
+            references = self._take_due(moment)
+            is_published = self._publishing.publish(references, moment)
+            total["enqueued"] += len(references)
+            total["unpublished"] += 0 if is_published else len(references)
+            if not references:
                 break
-        else:
-            self._keep_alive()
-        return {"enqueued": enqueued, "unpublished": unpublished, "lapsed_leases": lapsed}
+        return total
 
     def run_until(self, stop: Event, until: datetime) -> Mapping[str, int]:
         """Publish what falls due before `until`, each batch at its instant; ends early where `stop` is set."""
@@ -76,21 +77,10 @@ class Enqueue:
         # What is due already is in the hands of somebody else's transaction: not to be asked for without pause.
         return rested if due is None else max(now + _SHORTEST_REST, min(rested, due))
 
+    def _lapse_leases(self, now: datetime) -> int:
+        return in_transaction(self._engine, lambda connection: batches.lapse_leases(connection, now=now))
+
     def _take_due(self, now: datetime) -> list[BatchReference]:
         return in_transaction(
             self._engine, lambda connection: batches.enqueue_due(connection, now=now, most=_MOST_AT_ONCE)
         )
-
-    def _keep_alive(self) -> None:
-        try:
-            self._broker.publish(())
-        except BrokerUnavailable as error:
-            logger.bind(cause=str(error)).warning("broker_connection_lost")
-
-    def _publish_later(self, references: list[BatchReference], now: datetime) -> int:
-        def work(connection: Connection) -> int:
-            return batches.lapse_unpublished(
-                connection, references, enqueued_at=now, due_at=now + _PUBLISH_AGAIN_AFTER
-            )
-
-        return in_transaction(self._engine, work)

@@ -1,7 +1,8 @@
 """The recovery job: whatever downtime swallowed is planned, enqueued again, or expired with a reason.
 
 In this order, so that nothing is sent that should expire: plan the gap since the watermark, expire
-what is past its lateness limit, make batches due again whose lease or enqueue deadline has lapsed.
+what is past its lateness limit, make batches due again whose lease has lapsed, or whom the broker has
+lost: more of a queue's batches have waited for longer than the enqueue deadline than the broker holds.
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+from loguru import logger
 from sqlalchemy import Connection, Engine
 
+from scheduler.broker.port import Broker
+from scheduler.callbacks import apply_waiting
+from scheduler.errors import BrokerUnavailable
 from scheduler.planner import Planner
-from scheduler.store import batches, messages
+from scheduler.store import batches, endings
+from scheduler.store.batch_queries import count_waiting
+from scheduler.store.batches import Queue
 from scheduler.store.database import in_transaction
 
 _MOST_AT_ONCE: Final = 200
@@ -24,13 +31,15 @@ class Recover:
 
     name = "recover"
 
-    def __init__(self, engine: Engine, planner: Planner, enqueue_deadline: timedelta) -> None:
+    def __init__(self, engine: Engine, planner: Planner, broker: Broker, enqueue_deadline: timedelta) -> None:
         self._engine = engine
         self._planner = planner
+        self._broker = broker
         self._enqueue_deadline = enqueue_deadline
 
     def run(self, now: datetime) -> Mapping[str, int]:
-        """Recover; returns messages planned and expired, and leases and enqueued batches that lapsed.
+        """Recover; returns messages planned and expired, leases that lapsed, batches that are to be published
+        again, and providers' reports that had come before the worker's own word.
 
         An occasion that cannot be planned keeps nothing else from being recovered; its error is raised
         in the end.
@@ -42,8 +51,13 @@ class Recover:
             counts["planned"] = self._planner.catch_up(now).added
         finally:
             counts["expired"] = self._expire(now)
-            lapsed = in_transaction(self._engine, lambda connection: self._lapse(connection, now))
-            counts["lapsed_leases"], counts["lapsed_enqueued"] = lapsed
+            counts["lapsed_leases"] = in_transaction(
+                self._engine, lambda connection: batches.lapse_leases(connection, now=now)
+            )
+            counts["lapsed_enqueued"] = sum(self._lapse_enqueued(queue, now) for queue in self._lost(now))
+            counts["events_applied"] = in_transaction(
+                self._engine, lambda connection: apply_waiting(connection, now)
+            )
         return counts
 
     def _expire(self, now: datetime) -> int:
@@ -61,11 +75,29 @@ class Recover:
         )
         total = 0
         for batch in overdue:
-            expired = messages.expire(connection, batch)
-            batches.count_expired(connection, batch.id, expired)
-            total += expired
+            ended = endings.end_late(connection, batch, now=now)
+            batches.count(connection, batch.id, ended)
+            total += ended.expired
         return len(overdue), total
 
-    def _lapse(self, connection: Connection, now: datetime) -> tuple[int, int]:
-        leases = batches.lapse_leases(connection, now=now)
-        return leases, batches.lapse_enqueued(connection, now=now, deadline=self._enqueue_deadline)
+    def _lost(self, now: datetime) -> list[Queue]:
+        """The queues of which the broker holds fewer batches than have waited for long.
+
+        Workers find these batches in the log one by one; publishing them again spares them the search.
+        """
+        with self._engine.connect() as connection:
+            waiting = count_waiting(connection, enqueued_before=now - self._enqueue_deadline)
+        try:
+            holding = self._broker.holding() if waiting else None
+        except BrokerUnavailable as error:
+            logger.bind(cause=str(error)).warning("broker_not_asked")
+            return []
+        if holding is None:
+            return []
+        return [queue for queue, count in waiting.items() if holding.get(queue, 0) < count]
+
+    def _lapse_enqueued(self, queue: Queue, now: datetime) -> int:
+        def work(connection: Connection) -> int:
+            return batches.lapse_enqueued(connection, queue, now=now, deadline=self._enqueue_deadline)
+
+        return in_transaction(self._engine, work)

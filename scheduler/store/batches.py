@@ -7,10 +7,11 @@ lapsed changes nothing (a fencing token; Kleppmann, "How to do distributed locki
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Any, Final
+from operator import add
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, text
 
@@ -51,24 +52,28 @@ RETURNING b.id, CAST(b.channel AS text) AS channel, CAST(b.priority AS text) AS 
 
 _NEXT_DUE: Final = text(f"SELECT min(due_at) FROM batches WHERE {_MAY_ENQUEUE}")
 
-_NEXT_LAPSE: Final = text("""
-SELECT least(
-    (SELECT min(lease_expires_at) FROM batches WHERE state = 'leased'),
-    (SELECT min(enqueued_at) FROM batches WHERE state = 'enqueued') + CAST(:enqueue_deadline AS interval),
-    (SELECT min(greatest(b.due_at, b.send_at + coalesce(o.lateness_limit, :lateness_limit)))
-     FROM batches b JOIN occasions o ON o.id = b.occasion_id
-     WHERE b.state IN ('pending', 'enqueued') AND b.lease_token = 0))""")
-
-_OLDEST_OPEN: Final = text(
-    "SELECT min(send_at) FROM batches WHERE state IN ('pending', 'enqueued', 'leased')"
-)
-
 _LEASE_OLDEST: Final = text(f"""
 WITH oldest AS MATERIALIZED (
     SELECT id FROM batches WHERE {_MAY_LEASE} AND channel = CAST(:channel AS channel)
     ORDER BY channel, priority, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 UPDATE batches b SET {_LEASE} FROM oldest WHERE b.id = oldest.id
+RETURNING {_LEASED_COLUMNS}""")
+
+# The first of each channel, and of those the most urgent: an index has the former, nothing the latter.
+_LEASE_WAITING: Final = text(f"""
+WITH waiting AS MATERIALIZED (
+    SELECT first.id
+    FROM unnest(CAST(:channels AS channel[])) AS wanted (channel)
+    CROSS JOIN LATERAL (
+        SELECT id, priority, send_at FROM batches
+        WHERE {_MAY_LEASE} AND channel = wanted.channel AND enqueued_at < :enqueued_before
+          AND priority <= CAST(:least AS priority)
+        ORDER BY channel, priority, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) AS first
+    ORDER BY first.priority, first.send_at, first.id LIMIT 1
+)
+UPDATE batches b SET {_LEASE} FROM waiting WHERE b.id = waiting.id
 RETURNING {_LEASED_COLUMNS}""")
 
 _LEASE_ONE: Final = text(f"""
@@ -115,10 +120,11 @@ FROM lapsed WHERE b.id = lapsed.id"""
 
 
 _LAPSE_LEASES: Final = text(_lapse("state = 'leased' AND lease_expires_at < :now", ":now"))
-_LAPSE_ENQUEUED: Final = text(_lapse("state = 'enqueued' AND enqueued_at < :deadline", ":now"))
-_LAPSE_UNPUBLISHED: Final = text(
+_LAPSE_ENQUEUED: Final = text(
     _lapse(
-        "id = ANY(CAST(:ids AS bigint[])) AND state = 'enqueued' AND enqueued_at = :enqueued_at", ":due_at"
+        "state = 'enqueued' AND enqueued_at < :deadline"
+        " AND channel = CAST(:channel AS channel) AND priority = CAST(:priority AS priority)",
+        ":now",
     )
 )
 
@@ -133,7 +139,7 @@ WITH overdue AS MATERIALIZED (
 UPDATE batches b SET {_TO_EXPIRED}, finished_at = :now FROM overdue WHERE b.id = overdue.id
 RETURNING {_LEASED_COLUMNS}""")
 
-_COUNT_EXPIRED: Final = text("UPDATE batches SET expired_count = expired_count + :expired WHERE id = :id")
+_COUNT: Final = text(f"UPDATE batches SET {_COUNTS} WHERE id = :id")
 
 _ADD_RETRY: Final = text("""
 INSERT INTO batches
@@ -141,6 +147,13 @@ INSERT INTO batches
      state, lease_token, sent_count, retried_count, dead_count, expired_count, cancelled_count, created_at)
 VALUES (:tenant_id, :occasion_id, :local_date, :slot, CAST(:channel AS channel), CAST(:priority AS priority), :send_at,
         :due_at, :attempt, :max_attempts, CAST(:user_ids AS bigint[]), 'pending', 0, 0, 0, 0, 0, 0, :now)""")
+
+
+class Queue(NamedTuple):
+    """Where a batch waits for a worker."""
+
+    channel: Channel
+    priority: Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +197,23 @@ class Counts:
     expired: int = 0
     cancelled: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(*map(add, astuple(self), astuple(other)))
+
+
+def references(rows: Iterable[Row[Any]]) -> list[BatchReference]:
+    """Rows with the columns of a reference, as references."""
+    return [BatchReference(row.id, Channel(row.channel), Priority(row.priority), row.send_at) for row in rows]
+
 
 def enqueue_due(connection: Connection, *, now: datetime, most: int) -> list[BatchReference]:
     """Move up to `most` batches that are due at `now` to `enqueued`, oldest first, and name them.
 
-    They are to be published once this is committed; one that is not, or only perhaps, lapses by its
-    enqueue deadline and is enqueued again.
+    They are to be published once this is committed. One that is not, or only perhaps, is found in the log.
     """
-    rows = connection.execute(_ENQUEUE_DUE, {"now": now, "most": most})
-    references = [
-        BatchReference(row.id, Channel(row.channel), Priority(row.priority), row.send_at) for row in rows
-    ]
-    return sorted(references, key=lambda reference: (reference.send_at, reference.id))
+    due = references(connection.execute(_ENQUEUE_DUE, {"now": now, "most": most}))
+    return sorted(due, key=lambda reference: (reference.send_at, reference.id))
 
 
 def next_due(connection: Connection) -> datetime | None:
@@ -204,27 +222,32 @@ def next_due(connection: Connection) -> datetime | None:
     return due
 
 
-def next_lapse(
-    connection: Connection, *, enqueue_deadline: timedelta, lateness_limit: timedelta
-) -> datetime | None:
-    """The instant after which the first batch lapses or expires, as things are; None if no batch is open."""
-    parameters = {"enqueue_deadline": enqueue_deadline, "lateness_limit": lateness_limit}
-    lapse: datetime | None = connection.execute(_NEXT_LAPSE, parameters).scalar_one()
-    return lapse
-
-
-def oldest_open(connection: Connection) -> datetime | None:
-    """The earliest send time among batches that are not done; None if all are."""
-    oldest: datetime | None = connection.execute(_OLDEST_OPEN).scalar_one()
-    return oldest
-
-
 def lease_oldest(
     connection: Connection, channel: Channel, *, worker: str, expires_at: datetime
 ) -> LeasedBatch | None:
     """Lease the most urgent enqueued batch of a channel: by priority, then by send time."""
     parameters = {"channel": channel.value, "worker": worker, "expires_at": expires_at}
     return _leased(connection.execute(_LEASE_OLDEST, parameters).one_or_none())
+
+
+def lease_waiting(
+    connection: Connection,
+    channels: Collection[Channel],
+    *,
+    worker: str,
+    expires_at: datetime,
+    enqueued_before: datetime,
+    least: Priority,
+) -> LeasedBatch | None:
+    """Lease the most urgent batch of `channels`, at `least` that urgent, that was enqueued before an instant."""
+    parameters = {
+        "channels": [channel.value for channel in channels],
+        "worker": worker,
+        "expires_at": expires_at,
+        "enqueued_before": enqueued_before,
+        "least": least.value,
+    }
+    return _leased(connection.execute(_LEASE_WAITING, parameters).one_or_none())
 
 
 def lease(connection: Connection, batch_id: int, *, worker: str, expires_at: datetime) -> LeasedBatch | None:
@@ -269,18 +292,10 @@ def lapse_leases(connection: Connection, *, now: datetime) -> int:
     return connection.execute(_LAPSE_LEASES, {"now": now}).rowcount
 
 
-def lapse_enqueued(connection: Connection, *, now: datetime, deadline: timedelta) -> int:
-    """Make batches pending again that nobody leased within `deadline` of being enqueued."""
-    return connection.execute(_LAPSE_ENQUEUED, {"now": now, "deadline": now - deadline}).rowcount
-
-
-def lapse_unpublished(
-    connection: Connection, references: Sequence[BatchReference], *, enqueued_at: datetime, due_at: datetime
-) -> int:
-    """Make batches due again at `due_at` whose publishing failed, or perhaps did: twice published is harmless."""
-    ids = [reference.id for reference in references]
-    parameters = {"ids": ids, "enqueued_at": enqueued_at, "due_at": due_at}
-    return connection.execute(_LAPSE_UNPUBLISHED, parameters).rowcount
+def lapse_enqueued(connection: Connection, queue: Queue, *, now: datetime, deadline: timedelta) -> int:
+    """Make batches of a queue pending again that nobody leased within `deadline` of being enqueued."""
+    parameters = {"channel": queue.channel.value, "priority": queue.priority.value}
+    return connection.execute(_LAPSE_ENQUEUED, parameters | {"now": now, "deadline": now - deadline}).rowcount
 
 
 def expire_overdue(
@@ -289,16 +304,17 @@ def expire_overdue(
     """Close up to `most` waiting batches whose messages are past their lateness limit, and return them.
 
     `lateness_limit` holds for occasions that set none. Their messages must be expired in the same
-    transaction, and counted by `count_expired`. A batch that a worker has held may have messages of
+    transaction, and counted by `count`. A batch that a worker has held may have messages of
     unknown outcome: it is left to the next worker, who lets each message end as it must.
     """
     rows = connection.execute(_OVERDUE, {"now": now, "lateness_limit": lateness_limit, "most": most})
     return [batch for row in rows if (batch := _leased(row))]
 
 
-def count_expired(connection: Connection, batch_id: int, expired: int) -> None:
-    """Add messages that expired with their batch to its counter."""
-    connection.execute(_COUNT_EXPIRED, {"id": batch_id, "expired": expired})
+def count(connection: Connection, batch_id: int, counts: Counts) -> None:
+    """Add messages that ended with their batch, or at its claim, to the batch's counters."""
+    if counts != Counts():
+        connection.execute(_COUNT, asdict(counts) | {"id": batch_id})
 
 
 def add_retry(
@@ -326,6 +342,23 @@ def add_retry(
         "now": now,
     }
     connection.execute(_ADD_RETRY, parameters)
+
+
+def add_deferred(
+    connection: Connection,
+    origin: LeasedBatch,
+    user_ids: Sequence[int],
+    *,
+    attempt: int,
+    until: datetime,
+    now: datetime,
+) -> None:
+    """A batch for messages of `origin` that quiet hours put off, after `attempt` attempts.
+
+    What lateness and claims go by is `until`, as if the messages had been planned for that instant.
+    """
+    put_off = replace(origin, send_at=until)
+    add_retry(connection, put_off, user_ids, attempt=attempt, due_at=until, now=now)
 
 
 def _lease_parameters(batch: LeasedBatch, counts: Counts) -> dict[str, Any]:

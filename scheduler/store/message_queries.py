@@ -49,7 +49,7 @@ SELECT attempt, failed_at, provider, kind, category, detail, batch_id FROM deliv
 WHERE {_OF_KEY} ORDER BY id""")
 
 _DEAD_LETTER: Final = text(f"""
-SELECT attempt, died_at, category, detail FROM dead_letters WHERE {_OF_KEY}""")
+SELECT id, attempt, died_at, category, detail, discarded_at, discard_reason FROM dead_letters WHERE {_OF_KEY}""")
 
 _LARGEST_USER_ID: Final = 2**63 - 1
 _LARGEST_OCCASION_ID: Final = 2**31 - 1
@@ -97,12 +97,15 @@ class StoredAttempt:
 
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
-    """Why a message is not tried again by itself."""
+    """Why a message is not tried again by itself, and whether that is for good."""
 
+    id: int
     attempt: int
     died_at: datetime
     category: str
     detail: str
+    discarded_at: datetime | None
+    discard_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,25 +10,36 @@ columns and `user_id = ANY(…)` in one partition: measured three times as fast 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
-from scheduler.domain.message import MESSAGE_TRANSITIONS, MessageEvent, MessageState, NotSentReason
+from scheduler.domain.local_time import TimeRule
+from scheduler.domain.message import (
+    MESSAGE_TRANSITIONS,
+    OUTCOME_UNKNOWN,
+    MessageEvent,
+    MessageKey,
+    MessageState,
+    NotSentReason,
+)
+from scheduler.domain.occasion import Channel
 from scheduler.store.batches import LeasedBatch
 
 _OF_BATCH: Final = """
     user_id = ANY(CAST(:user_ids AS bigint[])) AND local_date = :local_date AND occasion_id = :occasion_id
     AND slot = :slot AND channel = CAST(:channel AS channel)"""
 
-# A ticket claims what it was written for: the first attempt at its instant, the retry of its number, or
-# what an earlier lease of the same batch left behind. Anything else has moved on to another batch.
+# A ticket claims what it was written for: the first attempt at its instant, the retry of its number unless that
+# was put off to a later instant, or what an earlier lease of the same batch left behind. Anything else has moved on
+# to another batch.
 _CLAIMABLE: Final = f"""(
     (state = '{MessageState.SCHEDULED}' AND :attempt = 0 AND send_at = :send_at)
-    OR (state = '{MessageState.RETRYING}' AND (attempt = :attempt OR batch_id = :batch_id))
+    OR (state = '{MessageState.RETRYING}' AND (attempt = :attempt AND send_at <= :send_at OR batch_id = :batch_id))
     OR (state = '{MessageState.SENDING}' AND batch_id = :batch_id)
 )"""
 
@@ -43,7 +54,7 @@ WHERE {_OF_BATCH} AND state IN ({sources}) AND {condition}"""
 
 _CLAIM: Final = text(
     _update(MessageEvent.CLAIM, ", batch_id = :batch_id, attempt = attempt + 1", _CLAIMABLE)
-    + " RETURNING user_id, attempt, user_version"
+    + f" RETURNING user_id, attempt, user_version, time_rule = '{TimeRule.QUIET_HOURS}' AS was_deferred"
 )
 # The users are sorted, so that `width_bucket` finds each one's place by binary search; a join cost three times as much.
 _ACCEPT: Final = text(
@@ -55,6 +66,30 @@ _ACCEPT: Final = text(
 )
 _RETRY: Final = text(_update(MessageEvent.RETRY, ", batch_id = NULL", "batch_id = :batch_id"))
 _BURY: Final = text(_update(MessageEvent.BURY, ", reason = :reason", "batch_id = :batch_id"))
+_BURY_LEFT_SENDING: Final = text(
+    _update(
+        MessageEvent.BURY,
+        ", reason = :reason",
+        f"state = '{MessageState.SENDING}' AND batch_id = :batch_id AND attempt >= :from_attempt",
+    )
+    + " RETURNING user_id, attempt"
+)
+# Each attempt has its failure on record but for those whose worker was lost.
+_MAY_BE_OUT: Final = """(
+    SELECT count(DISTINCT f.attempt) FILTER (WHERE f.attempt <= message_log.attempt) < message_log.attempt
+           OR bool_or(f.kind = 'unknown')
+    FROM delivery_attempts f
+    WHERE f.user_id = message_log.user_id AND f.local_date = :local_date AND f.occasion_id = :occasion_id
+      AND f.slot = :slot AND f.channel = CAST(:channel AS channel)
+)"""
+_BURY_MAYBE_ACCEPTED: Final = text(
+    _update(
+        MessageEvent.BURY,
+        ", reason = :reason",
+        f"state = '{MessageState.RETRYING}' AND {_CLAIMABLE} AND {_MAY_BE_OUT}",
+    )
+    + " RETURNING user_id, attempt"
+)
 _CANCEL: Final = text(_update(MessageEvent.CANCEL, ", reason = :reason", "batch_id = :batch_id"))
 _EXPIRE: Final = text(_update(MessageEvent.EXPIRE, ", reason = :reason", _CLAIMABLE))
 _HAND_BACK: Final = text(
@@ -63,6 +98,57 @@ _HAND_BACK: Final = text(
 _HAND_BACK_RETRY: Final = text(
     _update(MessageEvent.HAND_BACK_RETRY, ", attempt = attempt - 1", "attempt > 1 AND batch_id = :batch_id")
 )
+_PUT_OFF: Final = f", send_at = :until, time_rule = '{TimeRule.QUIET_HOURS}', batch_id = NULL"
+_DEFER: Final = text(
+    _update(MessageEvent.DEFER, f"{_PUT_OFF}, attempt = 0", "attempt = 1 AND batch_id = :batch_id")
+)
+_DEFER_RETRY: Final = text(
+    _update(
+        MessageEvent.DEFER_RETRY, f"{_PUT_OFF}, attempt = attempt - 1", "attempt > 1 AND batch_id = :batch_id"
+    )
+)
+
+
+# What providers report is about single messages, in any order: they are found by their whole keys.
+_REPORTED: Final = """
+unnest(CAST(:user_ids AS bigint[]), CAST(:local_dates AS date[]), CAST(:occasion_ids AS integer[]),
+       CAST(:slots AS smallint[]), CAST(:channels AS channel[]), CAST(:occurred_ats AS timestamptz[]),
+       CAST(:reasons AS text[])) AS e (user_id, local_date, occasion_id, slot, channel, occurred_at, reason)"""
+_IS_REPORTED: Final = """
+    l.user_id = e.user_id AND l.local_date = e.local_date AND l.occasion_id = e.occasion_id AND l.slot = e.slot
+    AND l.channel = e.channel AND l.local_date BETWEEN :date_first AND :date_last"""
+
+
+def _report(event: MessageEvent, reason: str) -> str:
+    transition = MESSAGE_TRANSITIONS[event]
+    sources = ", ".join(f"'{source}'" for source in transition.sources)
+    return f"""
+UPDATE message_log l SET state = '{transition.target}', reason = {reason},
+    accepted_at = coalesce(l.accepted_at, e.occurred_at)
+FROM {_REPORTED}
+WHERE {_IS_REPORTED} AND l.state IN ({sources}) AND (l.state <> '{MessageState.DEAD}' OR l.reason = '{OUTCOME_UNKNOWN}')
+RETURNING l.user_id, l.local_date, l.occasion_id, l.slot, CAST(l.channel AS text) AS channel"""
+
+
+_CONFIRM: Final = text(_report(MessageEvent.CONFIRM, "NULL"))
+_BOUNCE: Final = text(_report(MessageEvent.BOUNCE, "e.reason"))
+_LOCK_REPORTED: Final = text(f"""
+SELECT l.user_id, l.local_date, l.occasion_id, l.slot, CAST(l.channel AS text) AS channel, l.state
+FROM message_log l JOIN {_REPORTED} ON {_IS_REPORTED}
+ORDER BY l.user_id, l.local_date, l.occasion_id, l.slot, l.channel FOR NO KEY UPDATE OF l""")
+_BEFORE_ITS_OUTCOME: Final = (MessageState.SCHEDULED, MessageState.SENDING)
+
+
+# Dead letters lie all over the log: they too are found by their whole keys. Without its batch, a message is
+# claimed by nothing but the batch of its replay.
+_REPLAY_OF: Final = MESSAGE_TRANSITIONS[MessageEvent.REPLAY]
+_REPLAY: Final = text(f"""
+UPDATE message_log l SET state = '{_REPLAY_OF.target}', batch_id = NULL, reason = NULL
+FROM unnest(CAST(:user_ids AS bigint[]), CAST(:local_dates AS date[]), CAST(:occasion_ids AS integer[]),
+            CAST(:slots AS smallint[]), CAST(:channels AS channel[]))
+    AS e (user_id, local_date, occasion_id, slot, channel)
+WHERE {_IS_REPORTED} AND l.state IN ({", ".join(f"'{source}'" for source in _REPLAY_OF.sources)})
+RETURNING l.user_id, l.local_date, l.occasion_id, l.slot, CAST(l.channel AS text) AS channel, l.attempt""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +158,31 @@ class ClaimedMessage:
     user_id: int
     attempt: int
     user_version: int
+    was_deferred: bool = False
+    """Whether quiet hours have put it off before."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnansweredMessage:
+    """A message of which nobody knows whether one of its attempts was accepted; `attempt` were begun."""
+
+    user_id: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a provider said of one message; `reason` is a constant word, for a bounce."""
+
+    key: MessageKey
+    occurred_at: datetime
+    reason: str
 
 
 def claim(connection: Connection, batch: LeasedBatch) -> list[ClaimedMessage]:
     """Take the messages that still belong to `batch` into `sending`; those that moved on are left out."""
     rows = connection.execute(_CLAIM, _claim_parameters(batch))
-    return [ClaimedMessage(row.user_id, row.attempt, row.user_version) for row in rows]
+    return [ClaimedMessage(*row) for row in rows]
 
 
 def accept(connection: Connection, batch: LeasedBatch, accepted: Mapping[int, datetime]) -> int:
@@ -97,6 +202,27 @@ def bury(connection: Connection, batch: LeasedBatch, user_ids: Sequence[int], *,
     return _execute(connection, _BURY, batch, user_ids, reason=category)
 
 
+def bury_left_sending(
+    connection: Connection, batch: LeasedBatch, *, from_attempt: int
+) -> list[UnansweredMessage]:
+    """End what an earlier lease of `batch` left in `sending`, from that attempt on: its outcome is not known.
+
+    Called before the batch is claimed, by whom its lease is held; the caller adds the dead letters.
+    """
+    parameters = _key_parameters(batch, batch.user_ids)
+    parameters |= {"from_attempt": from_attempt, "reason": OUTCOME_UNKNOWN}
+    return [UnansweredMessage(*row) for row in connection.execute(_BURY_LEFT_SENDING, parameters)]
+
+
+def bury_maybe_accepted(connection: Connection, batch: LeasedBatch) -> list[UnansweredMessage]:
+    """End the retries of `batch` of which an earlier attempt may have been accepted: not to be tried again.
+
+    The caller adds the dead letters.
+    """
+    parameters = _claim_parameters(batch) | {"reason": OUTCOME_UNKNOWN}
+    return [UnansweredMessage(*row) for row in connection.execute(_BURY_MAYBE_ACCEPTED, parameters)]
+
+
 def cancel(
     connection: Connection, batch: LeasedBatch, user_ids: Sequence[int], *, reason: NotSentReason
 ) -> int:
@@ -110,10 +236,86 @@ def hand_back(connection: Connection, batch: LeasedBatch, user_ids: Sequence[int
     return first + _execute(connection, _HAND_BACK_RETRY, batch, user_ids)
 
 
+def defer(connection: Connection, batch: LeasedBatch, user_ids: Sequence[int], *, until: datetime) -> int:
+    """These claimed messages are due again at `until`; the attempt is taken back. Another batch carries them."""
+    first = _execute(connection, _DEFER, batch, user_ids, until=until)
+    return first + _execute(connection, _DEFER_RETRY, batch, user_ids, until=until)
+
+
 def expire(connection: Connection, batch: LeasedBatch) -> int:
     """Whatever of `batch` still waits is past its lateness limit. A message being sent is not waiting."""
     parameters = _claim_parameters(batch) | {"reason": NotSentReason.TOO_LATE.value}
     return connection.execute(_EXPIRE, parameters).rowcount
+
+
+def lock_settled(connection: Connection, reports: Sequence[Report]) -> set[MessageKey]:
+    """Lock the messages of these reports until the transaction ends; those whose sending is not under way."""
+    rows = connection.execute(_LOCK_REPORTED, _report_parameters(reports)).all() if reports else []
+    return {_key(row) for row in rows if row.state not in _BEFORE_ITS_OUTCOME}
+
+
+def confirm(connection: Connection, reports: Sequence[Report]) -> list[MessageKey]:
+    """These messages have arrived; of a message whose outcome was not known, it is now. Returns what changed."""
+    return _apply(connection, _CONFIRM, reports)
+
+
+def bounce(connection: Connection, reports: Sequence[Report]) -> list[MessageKey]:
+    """These messages were accepted and did not arrive, for the reason reported. Returns what changed."""
+    return _apply(connection, _BOUNCE, reports)
+
+
+def replay(connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKey, int]:
+    """These dead messages are to be tried again; returns those that were dead, each with its attempts so far.
+
+    The caller adds the batches that carry them, in the same transaction. Letters of a year lie in many
+    partitions: month by month, each statement looks into one.
+    """
+    months: dict[tuple[int, int], list[MessageKey]] = defaultdict(list)
+    for key in keys:
+        months[key.local_date.year, key.local_date.month].append(key)
+    replayed: dict[MessageKey, int] = {}
+    for _, of_month in sorted(months.items()):
+        rows = connection.execute(_REPLAY, _replay_parameters(of_month))
+        replayed |= {_key(row): row.attempt for row in rows}
+    return replayed
+
+
+def _replay_parameters(keys: Sequence[MessageKey]) -> dict[str, Any]:
+    local_dates = [key.local_date for key in keys]
+    return {
+        "user_ids": [key.user_id for key in keys],
+        "local_dates": local_dates,
+        "occasion_ids": [key.occasion_id for key in keys],
+        "slots": [key.slot for key in keys],
+        "channels": [key.channel.value for key in keys],
+        "date_first": min(local_dates),
+        "date_last": max(local_dates),
+    }
+
+
+def _apply(connection: Connection, statement: Any, reports: Sequence[Report]) -> list[MessageKey]:
+    if not reports:
+        return []
+    return [_key(row) for row in connection.execute(statement, _report_parameters(reports))]
+
+
+def _report_parameters(reports: Sequence[Report]) -> dict[str, Any]:
+    local_dates = [report.key.local_date for report in reports]
+    return {
+        "user_ids": [report.key.user_id for report in reports],
+        "local_dates": local_dates,
+        "occasion_ids": [report.key.occasion_id for report in reports],
+        "slots": [report.key.slot for report in reports],
+        "channels": [report.key.channel.value for report in reports],
+        "occurred_ats": [report.occurred_at for report in reports],
+        "reasons": [report.reason for report in reports],
+        "date_first": min(local_dates),
+        "date_last": max(local_dates),
+    }
+
+
+def _key(row: Row[Any]) -> MessageKey:
+    return MessageKey(row.occasion_id, row.user_id, row.local_date, row.slot, Channel(row.channel))
 
 
 def _claim_parameters(batch: LeasedBatch) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from sqlalchemy import Connection, Row, text
 from scheduler.domain.message import MessageKey, MessageState
 from scheduler.domain.occasion import Channel
 
-# A local date and the UTC date of its instant differ by one; an edit can make that three (`store/planning.py`).
-_DATE_MARGIN: Final = timedelta(days=3)
+# A local date and the UTC date of its instant differ by one; an edit can make that three (`store/planning.py`),
+# and a night adds another.
+_DATE_MARGIN: Final = timedelta(days=4)
 
 _TALLY: Final = text("""
 SELECT CAST(state AS text) AS state, count(*) AS messages FROM message_log

@@ -76,7 +76,7 @@ CROSS JOIN LATERAL (
     SELECT l.timezone FROM message_log l
     WHERE {_KEY_OF_BATCH} AND CASE l.state
         WHEN '{MessageState.SCHEDULED}' THEN b.attempt = 0 AND l.send_at = b.send_at
-        WHEN '{MessageState.RETRYING}' THEN l.attempt = b.attempt
+        WHEN '{MessageState.RETRYING}' THEN l.attempt = b.attempt AND l.send_at <= b.send_at
         ELSE false END
 ) AS l
 JOIN occasions o ON o.id = b.occasion_id
@@ -103,7 +103,9 @@ FROM (
 ) AS open""")
 
 _DEAD_COUNT: Final = text(f"""
-SELECT count(*) FROM (SELECT FROM dead_letters WHERE tenant_id = :tenant_id LIMIT {COUNTED_EXACTLY}) AS dead""")
+SELECT count(*) FROM (
+    SELECT FROM dead_letters WHERE tenant_id = :tenant_id AND discarded_at IS NULL LIMIT {COUNTED_EXACTLY}
+) AS dead""")
 
 _USER_COUNT: Final = text(f"""
 SELECT count(*) FROM (SELECT FROM users WHERE tenant_id = :tenant_id LIMIT {COUNTED_EXACTLY}) AS counted""")

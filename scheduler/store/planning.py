@@ -144,9 +144,10 @@ subjects AS MATERIALIZED (
     SELECT * FROM users WHERE id = ANY(CAST(:user_ids AS bigint[]))
 ),
 existing AS MATERIALIZED (
-    SELECT user_id, local_date, occasion_id, slot, channel, send_at, time_rule FROM message_log
+    SELECT user_id, local_date, occasion_id, slot, channel, send_at, time_rule, timezone FROM message_log
     WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND local_date >= :date_first
       AND occasion_id = ANY(CAST(:occasion_ids AS integer[])) AND state = 'scheduled'
+      AND (time_rule <> 'quiet_hours' OR local_date >= CAST(:deferred_first AS date))
 ),
 dated AS MATERIALIZED (
     SELECT u.*, d.name, d.month_day, d.value FROM subjects u JOIN user_dates d ON d.user_id = u.id
@@ -171,7 +172,7 @@ candidates AS (
 desired AS MATERIALIZED (
     SELECT c.*, e.send_at AS existing_send_at, e.time_rule AS existing_time_rule,
            CASE WHEN c.send_at > :now THEN c.send_at
-                WHEN e.send_at <= :now THEN e.send_at
+                WHEN e.send_at <= :now OR e.time_rule = 'quiet_hours' AND e.timezone = c.timezone THEN e.send_at
                 ELSE :now END AS due_at
     FROM candidates c
     LEFT JOIN existing e USING {_MESSAGE_KEY}
@@ -297,6 +298,7 @@ def replan_users(
     moments: Sequence[OccasionMoment],
     *,
     date_first: date,
+    deferred_first: date,
     now: datetime,
     batch_size: int = MAX_BATCH_SIZE,
 ) -> Replanned:
@@ -304,7 +306,10 @@ def replan_users(
 
     Scheduled messages of `occasion_ids` from `date_first` on that no moment asks for are removed; a
     user who is gone keeps none. A message that was ahead and whose time is past by the edit falls
-    due at `now`; one that was due already stays due as it was. The users' rows must be locked.
+    due at `now`; one that was due already stays due as it was. One that quiet hours put off stays put off
+    until its user moves to another zone: whether it is quiet there is seen when it is claimed. It is left
+    alone where its local date is before `deferred_first`, from which on `moments` know all that was ever due.
+    The users' rows must be locked.
     """
     subjects = {
         "user_ids": list(user_ids),
@@ -312,7 +317,8 @@ def replan_users(
         "date_first": date_first,
     }
     connection.execute(_LOCK_SCHEDULED, subjects)
-    parameters = _moment_parameters(moments) | subjects | {"batch_size": batch_size, "now": now}
+    parameters = _moment_parameters(moments) | subjects
+    parameters |= {"deferred_first": deferred_first, "batch_size": batch_size, "now": now}
     row = connection.execute(_REPLAN, parameters).one()
     return Replanned(planned=row.planned, moved=row.moved, kept=row.kept, removed=row.removed)
 

@@ -11,7 +11,7 @@ by a statement of their own first: the dates and deletions it then sees are thos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any, Final
@@ -21,8 +21,10 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import IntegrityError
 
+from scheduler.domain.occasion import Channel
 from scheduler.domain.user import UserInput
 from scheduler.errors import Conflict
+from scheduler.store import inbox
 
 ZoneTime = tuple[str, time | None]
 """A time zone and a preferred time (None: none) that somebody lives by."""
@@ -139,6 +141,12 @@ _RECIPIENTS: Final = text("""
 SELECT id, version, external_id, first_name, last_name, email, phone, push_token, webhook_url, locale, timezone
 FROM users WHERE id = ANY(CAST(:user_ids AS bigint[]))""")
 
+_RECIPIENTS_WITH_DETAILS: Final = text("""
+SELECT id, version, external_id, first_name, last_name, email, phone, push_token, webhook_url, locale, timezone,
+       attributes,
+       (SELECT jsonb_object_agg(d.name, d.value) FROM user_dates d WHERE d.user_id = users.id) AS dates
+FROM users WHERE id = ANY(CAST(:user_ids AS bigint[]))""")
+
 # A loose index scan: one look-up for each zone and chosen time, however many users live by it.
 # The later times and the absent one are looked up apart: an OR of them would read the whole zone for each.
 _ZONE_TIMES: Final = text("""
@@ -188,7 +196,7 @@ class StoredUser:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """What a worker needs of a user to write to them."""
+    """What a worker needs of a user to write to them; `attributes` and `dates` only where a text names any."""
 
     id: int
     version: int
@@ -201,6 +209,22 @@ class Recipient:
     webhook_url: str | None
     locale: str
     timezone: str
+    attributes: Mapping[str, Any] | None = None
+    dates: Mapping[str, date] | None = None
+
+    def address(self, channel: Channel) -> str | None:
+        """Where a message of `channel` goes; None: they have no address for it. Everyone has an inbox."""
+        match channel:
+            case Channel.EMAIL:
+                return self.email
+            case Channel.SMS:
+                return self.phone
+            case Channel.PUSH:
+                return self.push_token
+            case Channel.WEBHOOK:
+                return self.webhook_url
+            case Channel.IN_APP:
+                return self.external_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +278,11 @@ def delete(connection: Connection, tenant_id: int, user_id: int, *, now: datetim
     """Delete a user and everything personal; their id stays known by the external id. False: there is none."""
     parameters = {"tenant_id": tenant_id, "user_id": user_id, "now": now}
     lock(connection, [user_id])
-    return connection.execute(_DELETE, parameters).one_or_none() is not None
+    if connection.execute(_DELETE, parameters).one_or_none() is None:
+        return False
+    # By a statement of its own: what a worker put in while the deletion waited for it is seen as well.
+    inbox.remove_all(connection, user_id)
+    return True
 
 
 def find(connection: Connection, tenant_id: int, user_id: int) -> StoredUser | None:
@@ -285,10 +313,15 @@ def lock(connection: Connection, user_ids: Sequence[int]) -> list[int]:
     return list(connection.execute(_LOCK, {"user_ids": list(user_ids)}).scalars())
 
 
-def recipients(connection: Connection, user_ids: Sequence[int]) -> dict[int, Recipient]:
-    """The users of these ids who still exist, by id."""
-    rows = connection.execute(_RECIPIENTS, {"user_ids": list(user_ids)})
-    return {row.id: Recipient(*row) for row in rows}
+def recipients(
+    connection: Connection, user_ids: Sequence[int], *, with_details: bool = False
+) -> dict[int, Recipient]:
+    """The users of these ids who still exist, by id; `with_details` with their attributes and dates."""
+    parameters = {"user_ids": list(user_ids)}
+    if not with_details:
+        return {row.id: Recipient(*row) for row in connection.execute(_RECIPIENTS, parameters)}
+    rows = connection.execute(_RECIPIENTS_WITH_DETAILS, parameters)
+    return {row.id: Recipient(*(*row[:-1], _dates(row.dates or {}))) for row in rows}
 
 
 def zone_times(connection: Connection, tenant_id: int) -> list[ZoneTime]:
@@ -350,7 +383,11 @@ def _stored(row: Row[Any] | None) -> StoredUser | None:
         timezone=row.timezone,
         locale=row.locale,
         preferred_time=row.preferred_time,
-        dates={name: date.fromisoformat(value) for name, value in sorted(row.dates.items())},
+        dates=_dates(row.dates),
         attributes=row.attributes,
     )
     return StoredUser(row.id, row.version, row.created_at, row.updated_at, values)
+
+
+def _dates(stored: Mapping[str, str]) -> dict[str, date]:
+    return {name: date.fromisoformat(value) for name, value in sorted(stored.items())}

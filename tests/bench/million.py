@@ -137,7 +137,7 @@ def _plan(engine: Engine, planner: Planner, provider: str) -> None:
 
 def _occasion(provider: str, on: date) -> Occasion:
     return an_occasion(
-        key=provider, rule=OnceRule(on), local_times=(time(12),), body="Hello, {first_name} {last_name}!"
+        key=provider, rule=OnceRule(on), local_times=(time(12),), body="Hello, {{ full_name }}!"
     )
 
 

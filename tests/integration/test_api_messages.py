@@ -116,10 +116,13 @@ def test_a_message_tells_what_failed_on_its_way(client: FlaskClient, engine: Eng
         "batch_id": 7,
     }
     assert message["dead_letter"] == {
+        "id": 1,
         "attempt": 2,
         "died_at": "2027-03-02T09:00:05Z",
         "category": "timeout",
         "detail": "x",
+        "discarded_at": None,
+        "discard_reason": None,
     }
 
 
@@ -256,7 +259,11 @@ def test_occasions_are_listed_and_read(client: FlaskClient) -> None:
         "channels": ["email"],
         "priority": "normal",
         "subject": "Happy birthday",
-        "body": "Hey, {first_name} {last_name}, it's your birthday!",
+        "body": "Hey, {{ full_name }}, it's your birthday!",
+        "html": None,
+        "translations": {},
+        "group": None,
+        "quiet_hours": None,
         "gap": "forward",
         "overlap": "first",
         "leap_day": "feb28",

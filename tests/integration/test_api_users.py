@@ -18,6 +18,8 @@ def client(engine: Engine, clock: SettableClock) -> FlaskClient:
 def test_a_created_user_is_answered_whole_with_their_plan(client: FlaskClient) -> None:
     body = a_user(
         phone="+442071838750",
+        push_token="device:7",
+        webhook_url="https://hooks.example.org/ann?a=1",
         locale="en-GB",
         preferred_time="08:30",
         attributes={"vip": True, "score": 1.5, "note": None},

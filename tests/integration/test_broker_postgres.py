@@ -87,6 +87,12 @@ class TestPostgresBroker(BrokerContract):
         enqueue_all(engine, now)
         assert len(drain(engine, consumer_of(broker, consumers), now)) == 1
 
+    def test_receiving_from_a_server_that_is_away_says_so(self, rig: PostgresRig) -> None:
+        consumer = rig.unreachable_broker().consumer("worker", [Channel.EMAIL])
+        with pytest.raises(DatabaseUnavailable):
+            consumer.receive(LEASE, SHORT)
+        consumer.close()
+
     def test_a_consumer_whose_connection_was_ended_listens_again(
         self, engine: Engine, broker: Broker, now: datetime, consumers: ExitStack
     ) -> None:

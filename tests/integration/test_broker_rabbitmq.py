@@ -1,111 +1,64 @@
-"""RabbitMQ keeps the contract as well, on a real server; and what only a server of its own can do wrong."""
+"""RabbitMQ keeps the contract as well, on a real server; what it declares, and what it makes of strange messages."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime, timedelta
+from typing import Final
 
 import pika
 import pytest
-from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError
 from sqlalchemy import Engine
 
-from scheduler.broker.port import Broker
-from scheduler.broker.rabbitmq import RabbitBroker, connection, topology
+from scheduler.broker.rabbitmq import connection, consumer, topology
 from scheduler.broker.rabbitmq.body import Body, decode, encode, new_traceparent
-from scheduler.broker.rabbitmq.consumer import Receiver
+from scheduler.broker.rabbitmq.receiver import Receiver
 from scheduler.clock import SystemClock
 from scheduler.domain.occasion import Channel, Priority
 from scheduler.errors import BrokerUnavailable, ConfigurationError
-from scheduler.store import batches
-from tests.fixtures.ports import free_port
-from tests.fixtures.rabbitmq import RabbitNode, rabbitmq_nodes
+from tests.fixtures.events import logged_events
+from tests.fixtures.rabbitmq_rig import RabbitRig, unreachable_url
 from tests.fixtures.tickets import add_ticket, enqueue_all
 from tests.fixtures.waiting import wait_until
 from tests.integration.broker_contract import (
     LEASE,
     LONG,
-    SHORT,
     BrokerContract,
     consumer_of,
     drain,
-    lapse_and_publish,
     publish_all,
 )
 
-ALL_QUEUES = [*topology.queues_of(list(Channel)), topology.DEAD_LETTER_QUEUE]
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[RabbitNode]:
-    with rabbitmq_nodes() as [node]:
-        yield node
-
-
-@pytest.fixture
-def admin(node: RabbitNode) -> Iterator[BlockingChannel]:
-    """A channel for looking at queues and breaking them; every test begins with empty ones."""
-    connection = pika.BlockingConnection(pika.URLParameters(node.url))
-    channel = connection.channel()
-    topology.declare(channel)
-    for queue in ALL_QUEUES:
-        channel.queue_purge(queue)
-    yield channel
-    # Gone already, where the test was about a server that dies.
-    with suppress(AMQPError):
-        connection.close()
-
-
-class RabbitRig:
-    """RabbitMQ under the contract."""
-
-    def __init__(self, url: str, engine: Engine, admin: BlockingChannel, stack: ExitStack) -> None:
-        self._url = url
-        self._engine = engine
-        self._admin = admin
-        self._stack = stack
-
-    def broker(self) -> Broker:
-        return self._at(self._url)
-
-    def unreachable_broker(self) -> Broker:
-        return self._at(f"amqp://guest:guest@127.0.0.1:{free_port()}/")
-
-    def lose_everything(self) -> None:
-        for queue in ALL_QUEUES:
-            self._admin.queue_purge(queue)
-
-    def _at(self, url: str) -> Broker:
-        broker = RabbitBroker(url, self._engine, SystemClock())
-        self._stack.callback(broker.close)
-        return broker
-
-
-@pytest.fixture
-def rig(node: RabbitNode, engine: Engine, admin: BlockingChannel) -> Iterator[RabbitRig]:
-    with ExitStack() as stack:
-        yield RabbitRig(node.url, engine, admin, stack)
+KEY: Final = topology.routing_key(Channel.EMAIL, Priority.NORMAL)
+QUEUE: Final = topology.queue_name(Channel.EMAIL, Priority.NORMAL)
+TAKEN_FROM_THE_LOG: Final = {
+    "test_what_was_never_published_is_received_all_the_same",
+    "test_losing_all_that_the_broker_holds_loses_no_batch",
+    "test_a_publication_that_fails_holds_up_nobody",
+}
 
 
 class TestRabbitContract(BrokerContract):
-    pass
+    @pytest.fixture(autouse=True)
+    def patience(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What can come by RabbitMQ must come by it, and not from the log."""
+        if request.node.name not in TAKEN_FROM_THE_LOG:
+            monkeypatch.setattr(consumer, "_PATIENCE", timedelta(hours=1))
 
-
-def messages_in(admin: BlockingChannel, queue: str) -> int:
-    count: int = admin.queue_declare(queue, passive=True).method.message_count
-    return count
+    @pytest.fixture
+    def rig(self, rabbit: RabbitRig) -> RabbitRig:
+        return rabbit
 
 
 def now() -> datetime:
     return SystemClock().now()
 
 
-def test_declared_queues_are_the_consumed_queues(admin: BlockingChannel, node: RabbitNode) -> None:
-    declared = set(node.control("list_queues", "name").split()) - {"name", topology.DEAD_LETTER_QUEUE}
-    consumed = set(Receiver(node.url, "test", list(Channel)).queues)
+def test_declared_queues_are_the_consumed_queues(rabbit: RabbitRig) -> None:
+    listing = rabbit.node.control("list_queues", "--no-table-headers", "name")
+    declared = set(listing.split()) - {topology.DEAD_LETTER_QUEUE}
+    consumed = set(Receiver(rabbit.node.url, "test", list(Channel), SystemClock()).queues)
     assert (
         declared
         == consumed
@@ -113,92 +66,52 @@ def test_declared_queues_are_the_consumed_queues(admin: BlockingChannel, node: R
     )
 
 
-def test_every_queue_is_durable_bounded_and_a_quorum(admin: BlockingChannel, node: RabbitNode) -> None:
-    for line in node.control("list_queues", "name", "type", "durable", "arguments").splitlines()[1:]:
-        name, kind, durable, arguments = line.split("\t")
-        assert (kind, durable) == ("quorum", "true")
+def test_every_queue_is_durable_bounded_and_a_quorum(rabbit: RabbitRig) -> None:
+    columns = ("name", "type", "durable", "auto_delete", "arguments")
+    for line in rabbit.node.control("list_queues", "--no-table-headers", *columns).splitlines():
+        name, *kind, arguments = line.split("\t")
+        assert kind == ["quorum", "true", "false"]
         if name != topology.DEAD_LETTER_QUEUE:
             assert '"x-delivery-limit"' in arguments
             assert '"x-dead-letter-exchange"' in arguments
 
 
-def test_a_queue_that_is_not_ours_stops_the_start_with_advice(
-    admin: BlockingChannel, node: RabbitNode
-) -> None:
+def test_a_queue_that_is_not_ours_stops_the_start_with_advice(rabbit: RabbitRig) -> None:
     name = topology.queue_name(Channel.SMS, Priority.BULK)
-    admin.queue_delete(name)
-    admin.queue_declare(name, durable=True)
-    connection = pika.BlockingConnection(pika.URLParameters(node.url))
+    rabbit.admin.queue_delete(name)
+    rabbit.admin.queue_declare(name, durable=True)
     try:
-        with pytest.raises(ConfigurationError, match="delete it"):
-            topology.declare(connection.channel())
+        with (
+            pika.BlockingConnection(pika.URLParameters(rabbit.node.url)) as other,
+            pytest.raises(ConfigurationError, match="delete it"),
+        ):
+            topology.declare(other.channel())
+        with pytest.raises(BrokerUnavailable, match="delete it"):
+            rabbit.broker().holding()
     finally:
-        connection.close()
-        admin.queue_delete(name)
-        topology.declare(admin)
+        rabbit.admin.queue_delete(name)
+        topology.declare(rabbit.admin)
 
 
-def test_a_deleted_queue_is_noticed_and_declared_again(
-    rig: RabbitRig, engine: Engine, admin: BlockingChannel
-) -> None:
-    broker = rig.broker()
-    add_ticket(engine, now())
-    publish_all(engine, broker, now())
-    admin.queue_delete(topology.queue_name(Channel.EMAIL, Priority.NORMAL))
-    add_ticket(engine, now())
-    references = enqueue_all(engine, now())
-    with pytest.raises(BrokerUnavailable, match="declared again"):
-        broker.publish(references)
-    broker.publish(references)
-    with ExitStack() as stack:
-        assert len(drain(engine, consumer_of(broker, stack), now())) == 1
-
-
-def test_a_consumer_outlives_the_deletion_of_its_queue(
-    rig: RabbitRig, engine: Engine, admin: BlockingChannel, node: RabbitNode
-) -> None:
-    broker = rig.broker()
-    add_ticket(engine, now())
-    publish_all(engine, broker, now())
-    with ExitStack() as stack:
-        consumer = consumer_of(broker, stack)
-        assert len(drain(engine, consumer, now())) == 1
-        admin.queue_delete(topology.queue_name(Channel.EMAIL, Priority.NORMAL))
-
-        def is_declared_again() -> bool:
-            with suppress(BrokerUnavailable):
-                consumer.receive(LEASE, SHORT)
-            return topology.queue_name(Channel.EMAIL, Priority.NORMAL) in node.control("list_queues", "name")
-
-        wait_until(is_declared_again, "the queue is there again")
-        add_ticket(engine, now())
-        publish_all(engine, broker, now())
-        assert len(drain(engine, consumer, now())) == 1
-
-
-def test_a_consumer_of_a_queue_that_is_not_ours_says_so_and_goes_on_once_it_is_gone(
-    rig: RabbitRig, engine: Engine, admin: BlockingChannel
-) -> None:
+def test_a_consumer_of_a_queue_that_is_not_ours_says_so_and_goes_on_from_the_log(rabbit: RabbitRig) -> None:
     name = topology.queue_name(Channel.SMS, Priority.BULK)
-    admin.queue_delete(name)
-    admin.queue_declare(name, durable=True)
-    broker = rig.broker()
-    add_ticket(engine, now())
-    with ExitStack() as stack:
-        consumer = consumer_of(broker, stack)
+    rabbit.admin.queue_delete(name)
+    rabbit.admin.queue_declare(name, durable=True)
+    broker = rabbit.broker()
+    add_ticket(rabbit.engine, now())
+    with ExitStack() as stack, logged_events("consumer_") as events:
+        receiving = consumer_of(broker, stack)
         with pytest.raises(BrokerUnavailable, match="delete it"):
-            consumer.receive(LEASE, LONG)
-        with pytest.raises(BrokerUnavailable, match="delete it"):
-            broker.publish(enqueue_all(engine, now()))
-        admin.queue_delete(name)
-        assert len(lapse_and_publish(engine, broker, now())) == 1
-
-        def received() -> bool:
-            with suppress(BrokerUnavailable):
-                return len(drain(engine, consumer, now(), SHORT)) == 1
-            return False
-
-        wait_until(received, "the consumer is connected")
+            broker.publish(enqueue_all(rabbit.engine, now()))
+        assert len(drain(rabbit.engine, receiving, now())) == 1
+        rabbit.admin.queue_delete(name)
+        wait_until(lambda: events[-1:] and events[-1].name == "consumer_connected", "it is connected")
+    said = [event for event in events if event.level != "DEBUG"]
+    assert [(event.name, event.level) for event in said] == [
+        ("consumer_disconnected", "ERROR"),
+        ("consumer_connected", "INFO"),
+    ]
+    assert "delete it" in said[0].fields["cause"]
 
 
 def test_a_server_that_accepts_and_says_nothing_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +122,22 @@ def test_a_server_that_accepts_and_says_nothing_is_unavailable(monkeypatch: pyte
             connection.connect(f"amqp://guest:guest@127.0.0.1:{port}/", "test")
 
 
+def test_whichever_node_of_a_cluster_answers_will_do(rabbit: RabbitRig) -> None:
+    url = f"{unreachable_url()},{rabbit.node.url},{unreachable_url()}"
+    broker = rabbit.broker_at(url)
+    add_ticket(rabbit.engine, now())
+    publish_all(rabbit.engine, broker, now())
+    assert broker.holding() == rabbit.broker().holding()
+    with ExitStack() as stack:
+        assert len(drain(rabbit.engine, consumer_of(broker, stack), now())) == 1
+    ports = {connection.nodes_of(url, "test")[0].port for _ in range(100)}
+    assert len(ports) == 3
+
+
 def test_a_body_we_did_not_write_is_dead_lettered_and_the_others_flow(
-    rig: RabbitRig, engine: Engine, admin: BlockingChannel
+    rabbit: RabbitRig, engine: Engine
 ) -> None:
-    broker = rig.broker()
+    broker = rabbit.broker()
     poisons = (
         b"not json",
         b"{}",
@@ -223,30 +148,28 @@ def test_a_body_we_did_not_write_is_dead_lettered_and_the_others_flow(
         b"[" * 200_000,
     )
     for poison in poisons:
-        admin.basic_publish(topology.EXCHANGE, topology.routing_key(Channel.EMAIL, Priority.NORMAL), poison)
+        rabbit.admin.basic_publish(topology.EXCHANGE, KEY, poison)
     add_ticket(engine, now())
     publish_all(engine, broker, now())
     with ExitStack() as stack:
         assert len(drain(engine, consumer_of(broker, stack), now())) == 1
     wait_until(
-        lambda: messages_in(admin, topology.DEAD_LETTER_QUEUE) == len(poisons), "the poison is dead-lettered"
+        lambda: rabbit.ready(topology.DEAD_LETTER_QUEUE) == len(poisons), "the poison is dead-lettered"
     )
 
 
-def test_an_unknown_batch_is_acknowledged_and_forgotten(
-    rig: RabbitRig, engine: Engine, admin: BlockingChannel
-) -> None:
+def test_an_unknown_batch_is_acknowledged_and_forgotten(rabbit: RabbitRig, engine: Engine) -> None:
     content = encode(Body(2**40, new_traceparent()))
-    admin.basic_publish(topology.EXCHANGE, topology.routing_key(Channel.EMAIL, Priority.NORMAL), content)
+    rabbit.admin.basic_publish(topology.EXCHANGE, KEY, content)
     with ExitStack() as stack:
-        assert consumer_of(rig.broker(), stack).receive(LEASE, timedelta(seconds=2)) is None
-    assert messages_in(admin, topology.queue_name(Channel.EMAIL, Priority.NORMAL)) == 0
+        assert consumer_of(rabbit.broker(), stack).receive(LEASE, timedelta(seconds=2)) is None
+    assert rabbit.ready(QUEUE) == 0
 
 
 def test_a_settled_batch_leaves_its_queue_and_an_unsettled_one_stays(
-    rig: RabbitRig, engine: Engine, admin: BlockingChannel
+    rabbit: RabbitRig, engine: Engine
 ) -> None:
-    broker = rig.broker()
+    broker = rabbit.broker()
     for _ in range(2):
         add_ticket(engine, now())
     publish_all(engine, broker, now())
@@ -257,17 +180,13 @@ def test_a_settled_batch_leaves_its_queue_and_an_unsettled_one_stays(
     second = consumer.receive(LEASE, LONG)
     assert second is not None
     consumer.close()
-    queue = topology.queue_name(Channel.EMAIL, Priority.NORMAL)
-    wait_until(lambda: messages_in(admin, queue) == 1, "the unsettled batch is back")
+    wait_until(lambda: rabbit.ready(QUEUE) == 1, "the unsettled batch is back")
 
 
-def test_the_body_holds_the_batch_and_its_trace_and_nothing_else(
-    rig: RabbitRig, engine: Engine, admin: BlockingChannel
-) -> None:
+def test_the_body_holds_the_batch_and_its_trace_and_nothing_else(rabbit: RabbitRig, engine: Engine) -> None:
     add_ticket(engine, now())
-    [batch_id] = publish_all(engine, rig.broker(), now())
-    queue = topology.queue_name(Channel.EMAIL, Priority.NORMAL)
-    _, properties, content = admin.basic_get(queue, auto_ack=True)
+    [batch_id] = publish_all(engine, rabbit.broker(), now())
+    _, properties, content = rabbit.admin.basic_get(QUEUE, auto_ack=True)
     assert properties is not None
     assert content is not None
     assert decode(content).batch_id == batch_id
@@ -275,42 +194,15 @@ def test_the_body_holds_the_batch_and_its_trace_and_nothing_else(
     assert len(content) < 120
 
 
-def test_a_server_that_restarts_keeps_what_was_confirmed_and_is_reached_again(
-    engine: Engine, rig: RabbitRig, node: RabbitNode
-) -> None:
-    broker = rig.broker()
-    for _ in range(3):
-        add_ticket(engine, now())
-    published = publish_all(engine, broker, now())
-    consumer = broker.consumer("worker", [Channel.EMAIL])
-    try:
-        wait_until(lambda: consumer.receive(LEASE, SHORT) is not None, "the consumer is connected")
-        node.kill()
-        node.start()
-        with engine.begin() as connection:
-            batches.lapse_leases(connection, now=now() + 2 * LEASE)
-        add_ticket(engine, now())
+def test_a_message_that_nobody_ever_settles_is_dead_lettered_in_the_end(rabbit: RabbitRig) -> None:
+    """FAULTS 13: what kills every worker that receives it, before the log can count it."""
+    rabbit.admin.basic_publish(topology.EXCHANGE, KEY, encode(Body(1, new_traceparent())))
 
-        def publish_again() -> bool:
-            try:
-                broker.publish(enqueue_all(engine, now() + timedelta(hours=1)))
-            except BrokerUnavailable:
-                return False
-            return True
+    def is_given_up() -> bool:
+        received, _, _ = rabbit.admin.basic_get(QUEUE)
+        if received is not None:
+            rabbit.admin.basic_nack(received.delivery_tag, requeue=True)
+        return rabbit.ready(topology.DEAD_LETTER_QUEUE) == 1
 
-        wait_until(publish_again, "the publisher is connected again")
-        received: set[int] = set()
-
-        def receive() -> bool:
-            try:
-                delivery = consumer.receive(LEASE, SHORT)
-            except BrokerUnavailable:
-                return False
-            if delivery is not None:
-                received.add(delivery.batch.id)
-                delivery.settle()
-            return len(received) >= len(published)
-
-        wait_until(receive, "everything confirmed before the crash arrives")
-    finally:
-        consumer.close()
+    wait_until(is_given_up, "it is dead-lettered")
+    assert rabbit.ready(QUEUE) == 0

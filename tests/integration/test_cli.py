@@ -58,7 +58,19 @@ class Run:
 def test_help_names_every_command_and_loads_none() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for name in ("up", "scheduler", "worker", "api", "db", "users", "jobs", "settings", "simulate", "demo"):
+    for name in (
+        "up",
+        "scheduler",
+        "worker",
+        "api",
+        "db",
+        "users",
+        "jobs",
+        "dead-letters",
+        "settings",
+        "simulate",
+        "demo",
+    ):
         assert f"\n  {name} " in result.output
     program = "import sys, deploy.cli; sys.exit('sqlalchemy' in sys.modules or 'pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, cwd=PEOPLE.parents[2]).returncode == 0

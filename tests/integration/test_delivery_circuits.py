@@ -25,7 +25,8 @@ from tests.fixtures.providers import ScriptedProvider, failed
 from tests.fixtures.sink import Request, Sink, running_sink
 from worker.breaker import Circuit, CircuitPolicy, CircuitState
 from worker.channels.guarded import CircuitProvider
-from worker.channels.http import HttpProvider, HttpSettings
+from worker.channels.http import HttpProvider
+from worker.channels.http_settings import HttpSettings
 from worker.channels.port import FailureKind
 from worker.consumer import DeliveryLoop
 from worker.leases import LeaseKeeper, Shutdown

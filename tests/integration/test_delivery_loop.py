@@ -101,14 +101,17 @@ def test_a_poisonous_batch_ends_neither_the_loop_nor_the_others(
     assert len(provider.received) == 2 + 5 * 2
 
 
-def test_a_text_that_cannot_be_rendered_is_poisonous_too(pipeline: Pipeline, make_loop: MakeLoop) -> None:
+def test_a_text_that_cannot_be_rendered_ends_its_message_and_nothing_else(
+    pipeline: Pipeline, make_loop: MakeLoop
+) -> None:
     pipeline.add_due_people(1)
-    pipeline.execute("UPDATE occasions SET body = 'Hey, {no_such_field}'")
+    pipeline.execute("UPDATE occasions SET body = 'Hey, {{ no_such_field }}'")
     pipeline.enqueue()
     provider = ScriptedProvider()
     assert make_loop(provider).deliver_next(AT_ONCE)
     assert provider.received == []
-    assert (pipeline.states(), pipeline.batch_states()) == ({"sending": 1}, {"leased": 1})
+    assert (pipeline.states(), pipeline.batch_states()) == ({"dead": 1}, {"done": 1})
+    assert [row.category for row in pipeline.rows("SELECT category FROM dead_letters")] == ["text_error"]
 
 
 class FailingConsumer:

@@ -15,7 +15,9 @@ from scheduler.errors import ConfigurationError
 from tests.fixtures.answers import Answer, Ending
 from tests.fixtures.messages import Signal, outgoing, outgoing_many
 from tests.fixtures.sink import Request, Sink, running_sink
-from worker.channels.http import LONGEST_ANSWER, MOST_CONCURRENCY, HttpProvider, HttpSettings
+from worker.channels.http import HttpProvider
+from worker.channels.http_exchange import LONGEST_ANSWER
+from worker.channels.http_settings import MOST_CONCURRENCY, HttpSettings
 from worker.channels.port import Accepted, Failed, FailureKind, NotAttempted, Outcome
 
 NOW = datetime(2027, 2, 28, 9, 0, tzinfo=UTC)

@@ -15,6 +15,7 @@ from scheduler.domain.occasion import Channel
 from scheduler.service import run_scheduler
 from scheduler.settings import Settings
 from scheduler.store import batches, job_runs
+from scheduler.store.batches import Queue
 from tests.fixtures.tickets import add_ticket, enqueue_all
 from tests.fixtures.waiting import wait_until
 
@@ -56,8 +57,8 @@ def test_a_worker_that_stands_still_while_it_leases_holds_up_no_other_batch(
     later, deadline = now + timedelta(minutes=10), timedelta(minutes=5)
     with engine.begin() as paused:
         assert batches.lease(paused, references[0].id, worker="paused", expires_at=now + LEASE) is not None
-        assert batches.lapse_enqueued(impatient, now=later, deadline=deadline) == 1
-        assert batches.lapse_unpublished(impatient, references, enqueued_at=now, due_at=later) == 0
+        queue = Queue(references[0].channel, references[0].priority)
+        assert batches.lapse_enqueued(impatient, queue, now=later, deadline=deadline) == 1
 
 
 def test_the_server_ends_a_session_that_falls_silent_in_a_transaction(engine: Engine) -> None:

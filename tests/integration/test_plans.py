@@ -16,8 +16,9 @@ from scheduler.clock import SettableClock
 from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import Channel, Priority
 from scheduler.planner import EditedUsers
-from scheduler.store import batches, messages, users
-from scheduler.store.batches import BatchReference, Counts, LeasedBatch
+from scheduler.store import batch_queries, batches, circuits, contact_rules, failures, messages, users
+from scheduler.store.batches import Counts, LeasedBatch, Queue
+from scheduler.store.contact_rules import GroupLimit
 from scheduler.store.database import create_database_engine
 from scheduler.store.partitions import Partitions
 from tests.fixtures.databases import DatabaseCopies
@@ -59,6 +60,17 @@ _FILL: Final = (
                  CASE WHEN n > 150 AND n <= 1000 THEN :nine + n * interval '1 minute'
                       ELSE :nine - n * interval '1 second' END AS send_at
           FROM generate_series(1, 50000) n) AS planned""",
+    """
+    INSERT INTO suppressions (tenant_id, channel, address, reason, source, created_at)
+    SELECT 1, 'email', 'gone' || n || '@example.org', 'bounced', 'test', :nine FROM generate_series(1, 20000) n""",
+    """
+    INSERT INTO unsubscribes (user_id, channel, occasion_id, tenant_id, source, created_at)
+    SELECT n * 5, 'email', n % 2, 1, 'test', :nine FROM generate_series(1, 20000) n""",
+    """
+    INSERT INTO delivery_attempts (user_id, batch_id, failed_at, occasion_id, local_date, channel, tenant_id, slot,
+                                   attempt, provider, kind, category, detail)
+    SELECT n, 1, :nine, 1, date '2027-03-01', 'email', 1, 0, 1, 'http', 'retryable', 'http_503', ''
+    FROM generate_series(1, 20000) n""",
     "VACUUM ANALYZE",
 )
 
@@ -143,7 +155,7 @@ def test_the_most_urgent_batch_is_the_first_entry_of_an_index(connection: Connec
 
 BATCH_BY_ID: Final[dict[str, Callable[[Connection, LeasedBatch], object]]] = {
     "lease": lambda c, batch: batches.lease(c, batch.id, worker="w", expires_at=NINE),
-    "count_expired": lambda c, batch: batches.count_expired(c, batch.id, 1),
+    "count": lambda c, batch: batches.count(c, batch.id, Counts(expired=1)),
 }
 HELD_BATCH: Final[dict[str, Callable[[Connection, LeasedBatch], object]]] = {
     "renew": lambda c, batch: batches.renew(c, batch, expires_at=NINE),
@@ -173,13 +185,25 @@ def test_a_leased_batch_is_found_by_its_id(connection: Connection, name: str) ->
     assert scanned(plan) == {"batches": {"batches_pkey"}}
 
 
-def test_batches_that_were_not_published_are_found_by_their_ids_or_instant(connection: Connection) -> None:
-    references = [BatchReference(number, Channel.EMAIL, Priority.NORMAL, NINE) for number in range(1, 501)]
+def test_what_was_enqueued_during_an_outage_is_found_by_its_instant(connection: Connection) -> None:
+    since = NINE - timedelta(seconds=5)
     plan = plans(
-        connection,
-        lambda connection: batches.lapse_unpublished(connection, references, enqueued_at=NINE, due_at=NINE),
+        connection, lambda connection: batch_queries.enqueued_since(connection, since=since, most=10_000)
     )
-    assert scanned(plan)["batches"] <= {"batches_pkey", "batches_enqueue_deadline"}
+    assert scanned(plan) == {"batches": {"batches_enqueue_deadline"}}
+
+
+@pytest.mark.parametrize("least", [Priority.CRITICAL, Priority.BULK])
+def test_what_waits_is_the_first_entry_of_an_index_for_each_channel(
+    connection: Connection, least: Priority
+) -> None:
+    def lease(connection: Connection) -> object:
+        return batches.lease_waiting(
+            connection, list(Channel), worker="w", expires_at=NINE + LEASE, enqueued_before=NINE, least=least
+        )
+
+    plan = plans(connection, lease)
+    assert scanned(plan) == {"batches": {"batches_enqueued", "batches_pkey"}}
 
 
 def _accept(connection: Connection, batch: LeasedBatch) -> object:
@@ -194,6 +218,8 @@ MESSAGE_UPDATES: Final[dict[str, Callable[[Connection, LeasedBatch], object]]] =
     "cancel": lambda c, batch: messages.cancel(c, batch, batch.user_ids, reason=NotSentReason.NO_ADDRESS),
     "hand_back": lambda c, batch: messages.hand_back(c, batch, batch.user_ids),
     "expire": messages.expire,
+    "defer": lambda c, batch: messages.defer(c, batch, batch.user_ids, until=NINE),
+    "bury_left_sending": lambda c, batch: messages.bury_left_sending(c, batch, from_attempt=1),
 }
 
 
@@ -207,9 +233,62 @@ def test_messages_of_a_batch_are_found_by_their_keys_in_one_partition(
     assert scanned(plan) == {PARTITION: {f"{PARTITION}_pkey"}}
 
 
+def test_retries_that_may_have_been_accepted_are_found_by_their_keys(connection: Connection) -> None:
+    batch = a_batch(connection)
+    plan = plans(connection, lambda connection: messages.bury_maybe_accepted(connection, batch))
+    assert scanned(plan) == {
+        PARTITION: {f"{PARTITION}_pkey"},
+        "delivery_attempts": {"delivery_attempts_by_message"},
+    }
+
+
+def test_the_provider_that_may_have_a_message_is_found_by_its_key(connection: Connection) -> None:
+    batch = a_batch(connection)
+    plan = plans(
+        connection, lambda connection: failures.last_unknown(connection, batch, list(batch.user_ids))
+    )
+    assert scanned(plan) == {"delivery_attempts": {"delivery_attempts_by_message"}}
+
+
+def test_channels_without_provider_are_looked_up_in_the_queue(connection: Connection) -> None:
+    plan = plans(
+        connection,
+        lambda connection: circuits.waiting_channels(
+            connection, [Channel.SMS, Channel.PUSH], enqueued_before=NINE
+        ),
+    )
+    assert scanned(plan)["batches"] <= {"batches_enqueued", "batches_enqueue_deadline"}
+
+
+def test_who_must_not_be_written_to_is_looked_up_by_key(connection: Connection) -> None:
+    batch = a_batch(connection)
+    addresses = {user_id: f"ann{user_id}@example.org" for user_id in batch.user_ids}
+    plan = plans(connection, lambda connection: contact_rules.barred(connection, batch, addresses))
+    assert scanned(plan) == {"suppressions": {"suppressions_pkey"}, "unsubscribes": {"unsubscribes_pkey"}}
+
+
+def test_a_cap_reads_its_users_messages_of_the_days_that_count(connection: Connection) -> None:
+    batch = a_batch(connection)
+    limit = GroupLimit(3, timedelta(days=7), (1, 2, 3), LATENESS_LIMIT)
+    plan = plans(
+        connection,
+        lambda connection: contact_rules.capped(connection, batch, batch.user_ids, limit, now=NINE),
+    )
+    assert scanned(plan) == {
+        table: {f"{table}_pkey"} for table in ("message_log_2027_02", "message_log_2027_03")
+    }
+
+
 def test_recipients_are_found_by_their_ids(connection: Connection) -> None:
     plan = plans(connection, lambda connection: users.recipients(connection, range(1, 501)))
     assert scanned(plan) == {"users": {"users_pkey"}}
+
+
+def test_their_dates_are_found_by_their_ids(connection: Connection) -> None:
+    plan = plans(
+        connection, lambda connection: users.recipients(connection, range(1, 501), with_details=True)
+    )
+    assert scanned(plan) == {"users": {"users_pkey"}, "user_dates": {"user_dates_pkey"}}
 
 
 def test_one_user_is_replanned_without_reading_anybody_elses_rows(
@@ -255,9 +334,12 @@ def test_lapsed_leases_are_found_by_their_deadline(connection: Connection) -> No
 
 def test_forgotten_batches_are_found_by_their_deadline(connection: Connection) -> None:
     plan = plans(
-        connection, lambda connection: batches.lapse_enqueued(connection, now=NINE, deadline=ENQUEUE_DEADLINE)
+        connection,
+        lambda connection: batches.lapse_enqueued(
+            connection, Queue(Channel.EMAIL, Priority.NORMAL), now=NINE, deadline=ENQUEUE_DEADLINE
+        ),
     )
-    assert scanned(plan) == {"batches": {"batches_enqueue_deadline", "batches_pkey"}}
+    assert scanned(plan)["batches"] <= {"batches_enqueue_deadline", "batches_enqueued", "batches_pkey"}
 
 
 def test_overdue_batches_are_looked_for_among_the_waiting_ones(connection: Connection) -> None:

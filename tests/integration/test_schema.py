@@ -35,7 +35,6 @@ TYPES: Final = {
     "date_first": "date",
     "date_last": "date",
     "lateness_limit": "interval",
-    "enqueue_deadline": "interval",
     "batch_size": "integer",
     "after": "bigint",
     "most": "bigint",

@@ -10,9 +10,17 @@ import pytest
 from scheduler.clock import SettableClock
 from tests.fixtures.messages import Signal, outgoing_many
 from tests.fixtures.providers import AT, UNSENDABLE, SteppingProvider, failed
-from worker.breaker import Circuit, CircuitPolicy, CircuitState
+from worker.breaker import WHILE_PROBING_SECONDS, Circuit, CircuitPolicy, CircuitState
 from worker.channels.guarded import PROBES_PER_TURN, STEP_ASIDE, CircuitProvider
-from worker.channels.port import Accepted, Failed, FailureKind, NotAttempted, Outcome, OutgoingMessage
+from worker.channels.port import (
+    Accepted,
+    Failed,
+    FailureKind,
+    NotAttempted,
+    Outcome,
+    OutgoingMessage,
+    named,
+)
 
 NOW = datetime(2027, 3, 1, 9, tzinfo=UTC)
 RESET = timedelta(seconds=30)
@@ -71,7 +79,7 @@ def test_a_batch_that_meets_a_dead_provider_stops_at_the_threshold(
 ) -> None:
     inner.answer = lambda _: failed()
     outcomes = deliver(provider, 500)
-    assert outcomes == [failed()] * 5 + [NotAttempted()] * 495
+    assert outcomes == [named(failed(), "stepping")] * 5 + [NotAttempted(NOW + RESET)] * 495
     assert provider.pauses_until() == NOW + RESET
 
 
@@ -79,7 +87,7 @@ def test_nothing_is_sent_through_an_open_circuit(provider: CircuitProvider, inne
     inner.answer = lambda _: REFUSED
     deliver(provider)
     inner.calls.clear()
-    assert deliver(provider) == [NotAttempted()] * 10
+    assert deliver(provider) == [NotAttempted(NOW + RESET)] * 10
     assert inner.calls == []
 
 
@@ -137,7 +145,7 @@ def test_a_probe_that_is_told_to_stop_leaves_the_probe_to_another(
     provider: CircuitProvider, inner: SteppingProvider, clock: SettableClock, circuit: Circuit
 ) -> None:
     open_until_probe(provider, inner, clock)
-    assert provider.deliver(outgoing_many(3), Signal(starts=0)) == [NotAttempted()] * 3
+    assert kinds(provider.deliver(outgoing_many(3), Signal(starts=0))) == ["NotAttempted"] * 3
     assert circuit.state is CircuitState.HALF_OPEN
     inner.answer = lambda _: ACCEPTED
     assert deliver(provider, 3) == [ACCEPTED] * 3
@@ -220,4 +228,5 @@ def test_of_threads_that_share_a_circuit_one_sends_the_probe(
 
     in_threads(*(partial(work, own) for own in inners))
     assert sorted(sum(len(call) for call in own.calls) for own in inners) == [0, 0, 0, 1]
-    assert results[:3] == [[NotAttempted()] * 10] * 3
+    while_probing = NotAttempted(clock.now() + timedelta(seconds=WHILE_PROBING_SECONDS))
+    assert results[:3] == [[while_probing] * 10] * 3

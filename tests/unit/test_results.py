@@ -94,3 +94,24 @@ def test_a_last_attempt_without_an_answer_is_dead_as_unknown_and_says_why() -> N
     [letter], [attempt] = result.dead, result.failed
     assert (letter.category, letter.detail) == (OUTCOME_UNKNOWN, "timeout: no answer")
     assert (attempt.category, attempt.detail) == ("timeout", "no answer")
+
+
+def held(*outcomes: tuple[ReadyMessage, Outcome]) -> BatchResult:
+    return sort_outcomes(outcomes, POLICY, Random(7), holds_unknown=True)
+
+
+@pytest.mark.parametrize("burns_attempt", [True, False])
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_where_unknown_outcomes_are_held_the_message_is_dead_at_once(
+    attempt: int, burns_attempt: bool
+) -> None:
+    outcome = replace(failed(FailureKind.UNKNOWN, "timeout"), burns_attempt=burns_attempt)
+    result = held((ready(1, attempt), outcome))
+    assert (result.retries, result.handed_back) == ({}, [])
+    [letter], [kept] = result.dead, result.failed
+    assert (letter.category, letter.attempt, kept.category) == (OUTCOME_UNKNOWN, attempt, "timeout")
+
+
+def test_where_unknown_outcomes_are_held_known_failures_are_tried_again() -> None:
+    result = held((ready(1), failed()), (ready(2), replace(failed(), burns_attempt=False)))
+    assert (list(result.retries.values()), result.handed_back, result.dead) == ([[1]], [2], [])

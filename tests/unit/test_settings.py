@@ -3,10 +3,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from scheduler.errors import ConfigurationError
-from scheduler.settings import MASK, Settings, Takes, describe_settings, load_settings
+from scheduler.setting_values import Takes
+from scheduler.settings import MASK, Settings, describe_settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,7 @@ def test_building_settings_reads_no_environment(monkeypatch: pytest.MonkeyPatch)
         ("BREAKER_FAILURES", "10", 10),
         ("BREAKER_RESET_SECONDS", "0.5", 0.5),
         ("DATA_DIR", "/srv/daybreak", Path("/srv/daybreak")),
+        ("BROKER_URL", "amqp://a,amqps://u:p@b:5671/v", SecretStr("amqp://a,amqps://u:p@b:5671/v")),
     ],
 )
 def test_values_are_read(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, expected: object) -> None:
@@ -121,6 +123,9 @@ def test_a_wrong_value_is_answered_with_one_line(
     [
         ("DATABASE_URL", "mysql://u:canary@h/d"),
         ("BROKER_URL", "redis://:canary@h"),
+        ("BROKER_URL", "amqp://u:canary@a,redis://b"),
+        ("BROKER_URL", "amqp://u:canary@a, amqp://b"),
+        ("BROKER_URL", "amqp://u:canary@a,"),
         ("HTTP_HEADERS", '{"X": "canary\\n"}'),
         ("HTTP_HEADERS", '{"X Y": "canary"}'),
         ("HTTP_HEADERS", '{"X": ["canary"]}'),

@@ -32,6 +32,7 @@ from worker.channels.port import (
     Outcome,
     OutgoingMessage,
     Provider,
+    named,
 )
 
 PROBES_PER_TURN: Final = 10
@@ -51,6 +52,11 @@ class CircuitProvider:
         """The provider's."""
         return self._provider.name
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it lets no more through than a probe."""
+        return not self._circuit.is_closed
+
     def pauses_until(self) -> datetime | None:
         """When the probe is due, while the circuit is open."""
         until = self._circuit.pauses_until()
@@ -63,7 +69,7 @@ class CircuitProvider:
         self._steps_aside = False
         probed = self._probe(messages, control) if self._circuit.begin_probe() else []
         outcomes = probed + self._send(messages[len(probed) :], control)
-        return [self._named(outcome) for outcome in outcomes]
+        return [named(outcome, self.name) for outcome in outcomes]
 
     def close(self) -> None:
         """Close the provider."""
@@ -73,12 +79,13 @@ class CircuitProvider:
         if not self._circuit.is_closed:
             return [NotAttempted(self.pauses_until())] * len(messages)
         outcomes = self._provider.deliver(messages, _Guarded(control, self._circuit))
-        return [self._excuse_refusal(outcome) for outcome in outcomes]
+        paused_until = self.pauses_until() if self.is_open else None
+        return [self._explained(outcome, paused_until) for outcome in outcomes]
 
-    def _named(self, outcome: Outcome) -> Outcome:
-        return replace(outcome, provider=self.name) if isinstance(outcome, Failed) else outcome
-
-    def _excuse_refusal(self, outcome: Outcome) -> Outcome:
+    def _explained(self, outcome: Outcome, paused_until: datetime | None) -> Outcome:
+        """The outcome with what the circuit knows of it."""
+        if isinstance(outcome, NotAttempted):
+            return outcome if paused_until is None else NotAttempted(paused_until)
         is_refusal = isinstance(outcome, Failed) and outcome.kind is FailureKind.PROVIDER
         return _excuse(outcome) if is_refusal and self._circuit.excuses_refusals else outcome
 

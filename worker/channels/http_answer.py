@@ -22,6 +22,7 @@ from typing import Final
 
 import pycurl
 
+from worker.channels.http_settings import WaitForm
 from worker.channels.port import FailureKind
 
 LONGEST_RETRY_AFTER: Final = timedelta(days=7)
@@ -54,6 +55,24 @@ def kind_of_status(status: int) -> FailureKind:
     return FailureKind.PROVIDER if status in _PROVIDER else FailureKind.PERMANENT
 
 
+_IN_WORDS: Final = {
+    "resolve": "the name of the host did not resolve",
+    "connect": "the connection was refused or not possible",
+    "connect_timeout": "no connection in time",
+    "tls": "the TLS handshake failed",
+    "tls_certificate": "the certificate was not accepted",
+    "transport": "nothing could be sent",
+    "timeout": "no answer in time",
+    "garbled_answer": "the answer was no HTTP",
+    "connection_lost": "the connection was lost before an answer",
+}
+
+
+def in_words(category: str) -> str:
+    """What a category of `kind_of_error` means: instead of libcurl's words, which name hosts and addresses."""
+    return _IN_WORDS[category]
+
+
 def kind_of_error(error: int, *, was_sent: bool) -> tuple[FailureKind, str]:
     """Kind and category of a libcurl error that ended a request before any status came.
 
@@ -64,6 +83,16 @@ def kind_of_error(error: int, *, was_sent: bool) -> tuple[FailureKind, str]:
     return FailureKind.RETRYABLE, _BEFORE_SENDING.get(error, "transport")
 
 
+def header_value(header_lines: Sequence[bytes], name: str) -> str | None:
+    """The value of a header field, the last one where it comes more than once; None: there is none."""
+    wanted = name.lower().encode()
+    for line in reversed(header_lines):
+        written, _, value = line.partition(b":")
+        if written.strip().lower() == wanted:
+            return value.strip().decode("latin-1")
+    return None
+
+
 def retry_after(header_lines: Sequence[bytes], now: datetime) -> timedelta | None:
     """The wait from `now` that the `Retry-After` field asks for (RFC 9110 §10.2.3), to the second.
 
@@ -71,12 +100,22 @@ def retry_after(header_lines: Sequence[bytes], now: datetime) -> timedelta | Non
     field, or where it is garbled, not in the future, or beyond `LONGEST_RETRY_AFTER`: no statement of a
     provider is then better than ours.
     """
-    for line in reversed(header_lines):
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"retry-after":
-            wait = _parse_wait(value.strip().decode("latin-1"), now)
-            return wait if wait and timedelta(0) < wait <= LONGEST_RETRY_AFTER else None
-    return None
+    return wait_in(header_lines, "Retry-After", WaitForm.RETRY_AFTER, now)
+
+
+def wait_in(header_lines: Sequence[bytes], name: str, form: WaitForm, now: datetime) -> timedelta | None:
+    """The wait from `now` that the header `name` asks for in this form; None as for `retry_after`."""
+    value = header_value(header_lines, name)
+    if value is None:
+        return None
+    wait = _until_epoch(value, now) if form is WaitForm.EPOCH_SECONDS else _parse_wait(value, now)
+    return wait if wait and timedelta(0) < wait <= LONGEST_RETRY_AFTER else None
+
+
+def _until_epoch(value: str, now: datetime) -> timedelta | None:
+    if not re.fullmatch(r"[0-9]{1,11}", value):
+        return None
+    return timedelta(seconds=int(value) - int(now.timestamp()))
 
 
 def _parse_wait(value: str, now: datetime) -> timedelta | None:
@@ -96,8 +135,12 @@ def excerpt(body: bytes, private: Iterable[str]) -> str:
     otherwise is not recognised, so the excerpt is for the log of attempts, not for logs that travel.
     """
     text = body[:LONGEST_EXCERPT_SOURCE].decode("utf-8", "replace")
-    # A single letter gives nobody away, and would leave nothing to read.
-    written = {form for value in private if len(value) > 1 for form in _forms(value)}
+    folded = _folded(text)
+    # A single letter gives nobody away, and would leave nothing to read. Most values are not there at all, and
+    # of a request with hundreds of messages there are too many for one expression.
+    written = {
+        form for value in private if len(value) > 1 for form in _forms(value) if _folded(form) in folded
+    }
     if written:
         # The longest first, so that no value leaves a piece of a longer one that contains it.
         alternatives = "|".join(re.escape(form) for form in sorted(written, key=len, reverse=True))
@@ -107,6 +150,12 @@ def excerpt(body: bytes, private: Iterable[str]) -> str:
 
 def _forms(value: str) -> tuple[str, str, str]:
     return value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]
+
+
+def _folded(text: str) -> str:
+    """The text in a case that is equal wherever an expression that ignores case finds it equal."""
+    # U+0130 folds to i and a combining dot, and is found by an i alone.
+    return text.casefold().replace("\u0307", "")
 
 
 def shorten(text: str) -> str:

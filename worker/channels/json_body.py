@@ -1,72 +1,109 @@
-"""JSON request bodies with fields in them: `{"to": "{address}", "text": "{text}"}`.
+"""JSON request bodies with fields in them: `{"to": "{address}", "text": "{text}", "html?": "{html}"}`.
 
 A body template is a JSON document whose strings may hold fields, as in `worker/templates.py`; the names of
 its members may not. Fields are filled in before the string is encoded, so no value can end its string or
 add a member. The document is compiled once into the encoded text between those strings.
+
+What has no value can be left out. A field has a value where the message has it and it is not empty.
+
+* A member whose name ends in `?` is left out where none of the fields inside its value, at any depth, has a
+  value: `"reply?": {"to": "{reply_to}"}`. The `?` is not part of the name that is sent.
+* An object with a member `"?"` is left out altogether, as a member or from its array, where none of the fields
+  in that string has a value: `[{"type": "text", "value": "{text}"}, {"?": "{html}", "type": "html",
+  "value": "{html}"}]`. The member `"?"` itself is never sent.
+
+Two strings stand for something other than text, where they are the whole string: `"{fields}"` is the object of
+the message's own fields, for providers with templates of their own; `"{messages}"` is the array of messages of
+a request that carries several (see `BatchForm`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import orjson
 
-from scheduler.domain.message import ENVELOPE_FIELDS
 from scheduler.errors import ConfigurationError, InvalidInput
-from worker.channels.port import OutgoingMessage
 from worker.templates import MissingFieldError, Template, compile_template
 
-MESSAGE_FIELDS: Final = ENVELOPE_FIELDS
-"""Fields every message has of its own; a field of the same name among its `fields` is hidden by them."""
+FIELDS_PLACE: Final = "fields"
+MESSAGES_PLACE: Final = "messages"
+MOST_OPTIONAL_FIELDS: Final = 10  # each doubles the forms that a body may take
 
 # A string that JSON leaves as it is and that no document holds: strings with fields are found again by it.
 _MARK: Final = "\ue000daybreak field\ue000"
+_PLACES: Final = frozenset({FIELDS_PLACE, MESSAGES_PLACE})
+_CONDITION: Final = "?"
+_LEFT_OUT: Final = object()
+_NOTHING: Final[Mapping[str, orjson.Fragment]] = {}
+
+# An encoded document with `%b` for each of its strings; a string is a field alone, a text, or a place.
+_Form = tuple[bytes, tuple[str | Template, ...]]
 
 
 class JsonBody:
-    """A compiled body. Made by `compile_json_body`."""
+    """A compiled body. Made by `compile_json_body`.
 
-    def __init__(self, pattern: bytes, strings: tuple[Template, ...]) -> None:
-        """Take the encoded document with `%b` for each of the `strings`."""
-        self._pattern = pattern
-        # A string that is nothing but a field needs no rendering.
-        self._strings = tuple(string.only_field or string for string in strings)
-        self._needs_fields = not MESSAGE_FIELDS.issuperset(
-            name for string in strings for name in string.names
-        )
+    `names` are the fields it takes; `places` are those of "fields" and "messages" that it has.
+    """
 
-    def encode(self, message: OutgoingMessage) -> bytes:
-        """Return the document for one message, as UTF-8.
+    def __init__(self, document: object) -> None:
+        """Compile a parsed document; raises ConfigurationError or InvalidInput."""
+        if isinstance(document, dict) and _CONDITION in document:
+            raise ConfigurationError("the document itself cannot be left out")
+        self._document = document
+        self._optional = tuple(dict.fromkeys(_optional_names(document)))
+        if len(self._optional) > MOST_OPTIONAL_FIELDS:
+            raise ConfigurationError(f"members left out depend on more than {MOST_OPTIONAL_FIELDS} fields")
+        whole = self._compile(frozenset(self._optional))
+        self._whole = None if self._optional else whole
+        self._forms: dict[tuple[bool, ...], _Form] = {}
+        strings = [compile_template(one, None) for one in _strings(document)]
+        self.places = tuple(one.only_field for one in strings if one.only_field in _PLACES)
+        self.names = frozenset(name for one in strings for name in one.names) - set(self.places)
 
-        Raises `MissingFieldError` where the message lacks a field, `TypeError` where a value is no valid Unicode.
+    def encode(self, values: Mapping[str, str], inserted: Mapping[str, orjson.Fragment] = _NOTHING) -> bytes:
+        """Return the document for the values of one message, as UTF-8; `inserted` is what its places take.
+
+        Raises `MissingFieldError` where a value is missing, `TypeError` where one is no valid Unicode.
         """
-        values: Mapping[str, str] = {
-            "id": message.id,
-            "channel": message.channel.value,
-            "address": message.address,
-            "subject": message.subject,
-            "text": message.text,
-        }
-        if self._needs_fields:
-            values = {**message.fields, **values}
+        pattern, strings = self._whole or self._form(values)
         try:
-            texts = [values[one] if isinstance(one, str) else one.render(values) for one in self._strings]
+            texts = [
+                (inserted[one] if one in inserted else values[one])
+                if isinstance(one, str)
+                else one.render(values)
+                for one in strings
+            ]
         except KeyError as error:
             raise MissingFieldError(str(error.args[0])) from None
-        return self._pattern % tuple(map(orjson.dumps, texts))
+        return pattern % tuple(map(orjson.dumps, texts))
+
+    def _form(self, values: Mapping[str, str]) -> _Form:
+        shape = tuple([bool(values.get(name)) for name in self._optional])
+        form = self._forms.get(shape)
+        if form is None:
+            present = frozenset(
+                name for name, has_value in zip(self._optional, shape, strict=True) if has_value
+            )
+            form = self._forms[shape] = self._compile(present)
+        return form
+
+    def _compile(self, present: frozenset[str]) -> _Form:
+        """The document as it is where, of the optional fields, those `present` have a value."""
+        strings: list[Template] = []
+        marked = orjson.dumps(_mark_strings(_prune(self._document, present), strings))
+        pieces = marked.replace(b"%", b"%%").split(orjson.dumps(_MARK))
+        if len(pieces) != len(strings) + 1:
+            raise ConfigurationError("it holds characters of the private use area")
+        return b"%b".join(pieces), tuple(string.only_field or string for string in strings)
 
 
 def compile_json_body(document: str) -> JsonBody:
     """Compile a body template; raises ConfigurationError that says what is wrong with it."""
     try:
-        parsed = orjson.loads(document)
-        strings: list[Template] = []
-        marked = orjson.dumps(_mark_strings(parsed, strings))
-    except (ValueError, TypeError, InvalidInput) as error:
+        return JsonBody(orjson.loads(document))
+    except (ValueError, TypeError, RecursionError, InvalidInput, ConfigurationError) as error:
         raise ConfigurationError(f"the JSON body template does not compile: {error}") from None
-    pieces = marked.replace(b"%", b"%%").split(orjson.dumps(_MARK))
-    if len(pieces) != len(strings) + 1:
-        raise ConfigurationError("the JSON body template holds characters of the private use area")
-    return JsonBody(b"%b".join(pieces), tuple(strings))
 
 
 def _mark_strings(value: object, strings: list[Template]) -> object:
@@ -84,3 +121,54 @@ def _mark_strings(value: object, strings: list[Template]) -> object:
             return _MARK
         case _:
             return value
+
+
+def _prune(value: object, present: frozenset[str]) -> object:
+    """A copy without what is left out where only the fields `present` have a value."""
+    if isinstance(value, list):
+        elements = [_prune(element, present) for element in value]
+        return [element for element in elements if element is not _LEFT_OUT]
+    if not isinstance(value, dict):
+        return value
+    if _CONDITION in value and present.isdisjoint(_names(value[_CONDITION])):
+        return _LEFT_OUT
+    members: dict[str, object] = {}
+    for name, member in value.items():
+        if name == _CONDITION or (name.endswith(_CONDITION) and present.isdisjoint(_names(member))):
+            continue
+        pruned = _prune(member, present)
+        if pruned is not _LEFT_OUT:
+            members[name.removesuffix(_CONDITION)] = pruned
+    return members
+
+
+def _optional_names(value: object) -> Iterator[str]:
+    """The fields on which it depends what is left out."""
+    if isinstance(value, list):
+        for element in value:
+            yield from _optional_names(element)
+    if not isinstance(value, dict):
+        return
+    for name, member in value.items():
+        if name.endswith(_CONDITION):
+            names = _names(member)
+            if not names:
+                raise ConfigurationError(f"the member {name!r} has no field to depend on")
+            yield from names
+        yield from _optional_names(member)
+
+
+def _names(value: object) -> list[str]:
+    return [name for string in _strings(value) for name in compile_template(string, None).names]
+
+
+def _strings(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for member in value.values():
+                yield from _strings(member)
+        case list():
+            for element in value:
+                yield from _strings(element)

@@ -57,9 +57,8 @@ class OutboxProvider:
     it is on stable storage, else once the operating system has it.
     """
 
-    name = "outbox"
-
-    def __init__(self, path: Path, clock: Clock, *, fsync: bool = True) -> None:
+    def __init__(self, path: Path, clock: Clock, *, fsync: bool = True, name: str = "outbox") -> None:
+        self.name = name
         self._path = path
         self._clock = clock
         self._fsync = fsync

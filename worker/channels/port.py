@@ -4,8 +4,10 @@ A provider takes rendered messages and answers, for each of them, what became of
 whether and when a message is tried again is decided from the log, by those who hold its lease.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
@@ -56,9 +58,13 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider has taken the message over, at the instant `at` (UTC)."""
+    """The provider has taken the message over, at the instant `at` (UTC).
+
+    `refusals` are those of other providers that the message was given to first, in the same attempt.
+    """
 
     at: datetime
+    refusals: tuple[Failed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,9 @@ class Failed:
     at: datetime
     burns_attempt: bool = True
     provider: str = ""
-    """Which provider failed; filled in by its circuit (`guarded.py`)."""
+    """Which provider failed; filled in by its circuit (`guarded.py`), empty from the provider itself."""
+    refusals: tuple[Failed, ...] = ()
+    """Those of other providers that the message was given to first, in the same attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,13 @@ class NotAttempted:
 
 
 Outcome = Accepted | Failed | NotAttempted
+
+
+def named(outcome: Outcome, provider: str) -> Outcome:
+    """The outcome; a failure that names no provider names this one."""
+    if isinstance(outcome, Failed) and not outcome.provider:
+        return replace(outcome, provider=provider)
+    return outcome
 
 
 class DeliveryControl(Protocol):

@@ -1,57 +1,37 @@
-"""Receive batches from RabbitMQ, in a thread that does nothing else.
+"""Lease the batches that RabbitMQ names, and those it should have named by now.
 
-The connection lives in its own thread, which answers heartbeats however slow a delivery is, and holds
-at most one unacknowledged batch of each queue for the delivering thread to choose from: by priority,
-so a million bulk messages ahead hold up nothing critical. Acknowledgements are handed back to that
-thread (TRAPS: a channel used from two threads dies).
+RabbitMQ is the fast path, the log is the truth: a batch that has been `enqueued` for some seconds and that
+nobody holds is taken from the log by the next thread with nothing more urgent in hand. So it matters little
+where its reference is: held by a thread that is busy or whose channel is paused, purged, never published,
+or out of reach with RabbitMQ itself. The reference then finds nothing to lease and is acknowledged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from threading import Condition, Event, Thread
 from typing import Final
 
-import pika
-from loguru import logger
-from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError
-from pika.frame import Method
-from pika.spec import Basic, BasicProperties
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from scheduler.broker.rabbitmq import topology
-from scheduler.broker.rabbitmq.body import decode
-from scheduler.broker.rabbitmq.connection import connect
+from scheduler.broker.rabbitmq.receiver import Arrival, Receiver
 from scheduler.clock import Clock
 from scheduler.domain.occasion import Channel, Priority
-from scheduler.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, DaybreakError
+from scheduler.errors import DatabaseUnavailable
 from scheduler.store import batches
 from scheduler.store.batches import LeasedBatch
 from scheduler.store.database import in_transaction
 
-_POLL_SECONDS: Final = 1.0
-_FIRST_REST_SECONDS: Final = 0.5
-_LONGEST_REST_SECONDS: Final = 15.0
-_URGENCY: Final = {priority: rank for rank, priority in enumerate(Priority)}
+_PATIENCE: Final = timedelta(seconds=2)
+"""How long a batch is left to RabbitMQ."""
 
+_LOOK_SECONDS: Final = 1.0
+"""How often the log is asked, where it had nothing the last time."""
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """An unacknowledged batch reference. `channel` is the AMQP channel it must be acknowledged on.
-
-    `sent_by` is the channel its messages are sent by.
-    """
-
-    batch_id: int
-    delivery_tag: int
-    sent_by: Channel
-    priority: Priority
-    channel: BlockingChannel
+_MORE_URGENT: Final = dict(zip(Priority, [None, *Priority], strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +55,9 @@ class RabbitConsumer:
         self._engine = engine
         self._clock = clock
         self._worker = worker
-        self._receiver = Receiver(url, worker, channels)
+        self._channels = list(channels)
+        self._look_at = clock.monotonic() + _LOOK_SECONDS
+        self._receiver = Receiver(url, worker, channels, clock)
         self._receiver.start()
 
     def receive(
@@ -83,173 +65,73 @@ class RabbitConsumer:
     ) -> RabbitDelivery | None:
         """See the port. Batches that need no delivery any more are acknowledged on the way.
 
-        Of each queue of a paused channel, one batch may be held unacknowledged. Where that takes longer than
-        RabbitMQ's `consumer_timeout` (30 minutes), it closes the channel and the consumer connects again.
+        While RabbitMQ is away, it goes on from the log: BrokerUnavailable is never raised, the outage is logged.
         """
         until = self._clock.monotonic() + wait.total_seconds()
         while True:
-            remaining = until - self._clock.monotonic()
-            arrival = self._receiver.take(max(0.0, remaining), paused)
-            if arrival is None:
+            rest = min(until, self._look_at) - self._clock.monotonic()
+            arrival = self._receiver.take(max(0.0, rest), paused)
+            if delivery := self._deliver(arrival, lease_for, paused):
+                return delivery
+            if arrival is None and self._clock.monotonic() >= until:
                 return None
-            leased = self._lease(arrival, lease_for)
-            acknowledge = partial(self._receiver.acknowledge, arrival)
-            if leased is not None:
-                return RabbitDelivery(leased, acknowledge)
-            acknowledge()
 
     def close(self) -> None:
         """Close the connection; what was not settled is delivered again."""
         self._receiver.close()
 
-    def _lease(self, arrival: Arrival, lease_for: timedelta) -> LeasedBatch | None:
+    def _deliver(
+        self, arrival: Arrival | None, lease_for: timedelta, paused: Collection[Channel]
+    ) -> RabbitDelivery | None:
+        """What the log has waiting that is more urgent than `arrival`, or else that; None if it is settled."""
+        try:
+            if waiting := self._lease_waiting(arrival, lease_for, paused):
+                if arrival is not None:
+                    self._receiver.keep(arrival)
+                return RabbitDelivery(waiting, _nothing)
+            return None if arrival is None else self._lease(arrival, lease_for)
+        except DBAPIError as error:
+            # Kept rather than given back: RabbitMQ counts what comes back, and gives it up in the end.
+            if arrival is not None:
+                self._receiver.keep(arrival)
+            raise DatabaseUnavailable("PostgreSQL does not answer") from error
+
+    def _lease(self, arrival: Arrival, lease_for: timedelta) -> RabbitDelivery | None:
         def work(connection: Connection) -> LeasedBatch | None:
             expires_at = self._clock.now() + lease_for
             return batches.lease(connection, arrival.batch_id, worker=self._worker, expires_at=expires_at)
 
-        try:
-            return in_transaction(self._engine, work)
-        except DBAPIError as error:
-            self._receiver.give_back(arrival)
-            raise DatabaseUnavailable("PostgreSQL does not answer") from error
+        acknowledge = partial(self._receiver.acknowledge, arrival)
+        leased = in_transaction(self._engine, work)
+        if leased is None:
+            acknowledge()
+            return None
+        return RabbitDelivery(leased, acknowledge)
 
-
-class Receiver(Thread):
-    """Owns the connection: connects, consumes, acknowledges, and connects again with growing rests."""
-
-    def __init__(self, url: str, name: str, channels: Collection[Channel]) -> None:
-        super().__init__(name=f"rabbitmq-{name}", daemon=True)
-        self._url = url
-        self._connection_name = name
-        self._queues = topology.queues_of(channels)
-        self._arrived = Condition()
-        self._waiting: list[Arrival] = []
-        self._failure: BrokerUnavailable | None = None
-        self._closing = Event()
-        self._connection: pika.BlockingConnection | None = None
-        self._rest_seconds = _FIRST_REST_SECONDS
-
-    @property
-    def queues(self) -> Sequence[str]:
-        """The queues that are consumed."""
-        return list(self._queues)
-
-    def take(self, wait_seconds: float, paused: Collection[Channel] = ()) -> Arrival | None:
-        """The most urgent batch that has arrived, within `wait_seconds`. Raises BrokerUnavailable while cut off."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._urgent(paused) or self._failure, wait_seconds)
-            if urgent := self._urgent(paused):
-                self._waiting.remove(urgent)
-                return urgent
-            if self._failure is not None:
-                raise self._failure
+    def _lease_waiting(
+        self, arrival: Arrival | None, lease_for: timedelta, paused: Collection[Channel]
+    ) -> LeasedBatch | None:
+        """Lease what RabbitMQ should have named by now; while there is such, at every call."""
+        least = Priority.BULK if arrival is None else _MORE_URGENT[arrival.priority]
+        if least is None or self._clock.monotonic() < self._look_at:
             return None
 
-    def _urgent(self, paused: Collection[Channel]) -> Arrival | None:
-        arrivals = (arrival for arrival in self._waiting if arrival.sent_by not in paused)
-        return min(arrivals, key=lambda arrival: _URGENCY[arrival.priority], default=None)
-
-    def acknowledge(self, arrival: Arrival) -> None:
-        """Have the connection's thread acknowledge."""
-        self._in_connection_thread(partial(_acknowledge, arrival))
-
-    def give_back(self, arrival: Arrival) -> None:
-        """Have the connection's thread return the batch to its queue."""
-        self._in_connection_thread(partial(_give_back, arrival))
-
-    def close(self) -> None:
-        """Close the connection and end the thread."""
-        self._closing.set()
-        self._in_connection_thread(lambda: None)
-        self.join()
-
-    def run(self) -> None:
-        """Consume until closed."""
-        while not self._closing.is_set():
-            try:
-                self._consume()
-            except (AMQPError, OSError, BrokerUnavailable, ConfigurationError) as error:
-                self._lose(error)
-            except Exception as error:
-                # A worker whose connection thread is gone would wait for ever and say nothing.
-                logger.exception("consumer_failed")
-                self._lose(error)
-            self._closing.wait(self._rest_seconds)
-            self._rest_seconds = min(_LONGEST_REST_SECONDS, self._rest_seconds * 2)
-
-    def _consume(self) -> None:
-        connection = connect(self._url, self._connection_name)
-        try:
-            channel = connection.channel()
-            topology.declare(channel)
-            # Of each consumer, so of each queue.
-            channel.basic_qos(prefetch_count=1)
-            channel.add_on_cancel_callback(_lose_queue)
-            for queue in self._queues:
-                channel.basic_consume(queue, self._arrive)
-            self._connection = connection
-            self._rest_seconds = _FIRST_REST_SECONDS
-            with self._arrived:
-                self._failure = None
-            logger.bind(queues=len(self._queues)).info("consumer_connected")
-            # pika does not report by itself that only the channel was closed.
-            while not self._closing.is_set() and channel.is_open:
-                connection.process_data_events(_POLL_SECONDS)
-            if not self._closing.is_set():
-                raise BrokerUnavailable("RabbitMQ closed the channel")
-        finally:
-            self._connection = None
-            if connection.is_open:
-                connection.close()
-
-    def _arrive(
-        self, channel: BlockingChannel, method: Basic.Deliver, _properties: BasicProperties, content: bytes
-    ) -> None:
-        try:
-            batch_id = decode(content).batch_id
-        except ValueError:
-            logger.bind(queue=method.routing_key).error("undecodable_message_rejected")
-            channel.basic_reject(method.delivery_tag, requeue=False)
-            return
-        sent_by, priority = topology.parse_routing_key(method.routing_key)
-        with self._arrived:
-            self._waiting.append(Arrival(batch_id, method.delivery_tag, sent_by, priority, channel))
-            self._arrived.notify()
-
-    def _lose(self, error: Exception) -> None:
-        """What was held will be delivered again, to whoever is connected."""
-        logger.bind(cause=type(error).__name__).warning("consumer_disconnected")
-        with self._arrived:
-            self._waiting.clear()
-            self._failure = (
-                BrokerUnavailable(str(error))
-                if isinstance(error, DaybreakError)
-                else BrokerUnavailable(f"RabbitMQ does not answer ({type(error).__name__})")
+        def work(connection: Connection) -> LeasedBatch | None:
+            now = self._clock.now()
+            return batches.lease_waiting(
+                connection,
+                [channel for channel in self._channels if channel not in paused],
+                worker=self._worker,
+                expires_at=now + lease_for,
+                enqueued_before=now - _PATIENCE,
+                least=least,
             )
-            self._arrived.notify_all()
 
-    def _in_connection_thread(self, work: Callable[[], None]) -> None:
-        connection = self._connection
-        if connection is not None:
-            try:
-                connection.add_callback_threadsafe(work)
-            except AMQPError:
-                logger.debug("connection_gone_before_settling")
+        leased = in_transaction(self._engine, work)
+        if leased is None:
+            self._look_at = self._clock.monotonic() + _LOOK_SECONDS
+        return leased
 
 
-def _lose_queue(cancelled: Method[Basic.Cancel]) -> None:
-    """The broker consumes for us no more, most likely because the queue was deleted: begin anew, and declare it.
-
-    The connection and its channel stay open, so nothing else would tell.
-    """
-    raise BrokerUnavailable(f"RabbitMQ cancelled the consumer {cancelled.method.consumer_tag}")
-
-
-def _acknowledge(arrival: Arrival) -> None:
-    if arrival.channel.is_open:
-        arrival.channel.basic_ack(arrival.delivery_tag)
-
-
-def _give_back(arrival: Arrival) -> None:
-    if arrival.channel.is_open:
-        arrival.channel.basic_nack(arrival.delivery_tag, requeue=True)
+def _nothing() -> None:
+    """Nothing to acknowledge: the reference, if there is one, is acknowledged by whoever holds it."""

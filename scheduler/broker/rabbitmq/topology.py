@@ -7,14 +7,17 @@ and stays in its queue for an operator to look at; the batch itself lapses and i
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 
+from scheduler.broker.rabbitmq.connection import connect, unavailable
 from scheduler.domain.occasion import Channel, Priority
-from scheduler.errors import ConfigurationError
+from scheduler.errors import BrokerUnavailable, ConfigurationError
+from scheduler.store.batches import Queue
 
 EXCHANGE: Final = "daybreak"
 DEAD_LETTER_EXCHANGE: Final = "daybreak.dead"
@@ -68,6 +71,31 @@ def declare(channel: BlockingChannel) -> None:
             f"RabbitMQ has something under the same name that is not what Daybreak declares: {error.reply_text}; "
             "delete it (no message is lost: the log enqueues again), or use another virtual host"
         ) from error
+
+
+@contextmanager
+def declared(url: str, name: str) -> Iterator[BlockingChannel]:
+    """A channel on a short-lived connection of its own, with everything declared. Raises BrokerUnavailable."""
+    try:
+        with connect(url, name) as connection:
+            channel = connection.channel()
+            declare(channel)
+            yield channel
+    except (AMQPError, OSError) as error:
+        raise unavailable(error) from error
+    except ConfigurationError as error:
+        raise BrokerUnavailable(str(error)) from error
+
+
+def counts(channel: BlockingChannel) -> Mapping[Queue, int]:
+    """How many references each queue has that no consumer holds."""
+    return {
+        Queue(each, priority): channel.queue_declare(
+            queue_name(each, priority), passive=True
+        ).method.message_count
+        for each in Channel
+        for priority in Priority
+    }
 
 
 def _declare_queue(channel: BlockingChannel, each: Channel, priority: Priority) -> None:

@@ -1,0 +1,171 @@
+"""Many messages in one HTTP request, and what happens to one that is refused.
+
+Messages that have the same URL, headers and body around their elements go together. The key of a request is the
+SHA-256 of its messages' ids, sorted, with line feeds between them: the same messages make the same key. Tried
+again in other company a message has another key, so a provider must tell messages apart by the id in the element,
+or its channel hold what has an unknown outcome.
+
+A request that is permanently refused is sent again in halves, and those in theirs, down to the messages that are
+refused alone: at most 2n - 1 requests for n messages, within the time of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+
+import orjson
+
+from scheduler.clock import Clock
+from worker.channels.http_request import (
+    NO_EXPECTATION,
+    Head,
+    Line,
+    MayStart,
+    Refuse,
+    Request,
+    check_key,
+    check_places,
+    encode,
+    not_unicode,
+)
+from worker.channels.http_settings import BatchForm, HttpSettings
+from worker.channels.json_body import FIELDS_PLACE, MESSAGES_PLACE, compile_json_body
+from worker.channels.port import OutgoingMessage
+from worker.channels.request_fields import FieldReader, Unsendable
+from worker.templates import MissingFieldError
+
+# Where the elements go. No encoded value holds it, for in a string a quote is escaped.
+_ELEMENTS: Final = '"\ue000daybreak messages\ue000"'.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Envelope:
+    """What the messages of a request share."""
+
+    url: str | None
+    host: str | None
+    lines: tuple[bytes, ...]
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Elements:
+    """The messages of a request: where they stand in the batch, their ids, and what is sent of them."""
+
+    positions: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    encoded: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, position: int, message_id: str, encoded: bytes) -> None:
+        """Take in one more."""
+        self.positions.append(position)
+        self.ids.append(message_id)
+        self.encoded.append(encoded)
+        self.size += len(encoded) + 1
+
+    def cut(self, part: slice) -> _Elements:
+        """Some of them."""
+        return _Elements(self.positions[part], self.ids[part], self.encoded[part])
+
+
+@dataclass(slots=True)
+class JoinedRequest(Request):
+    """A request with what it was put together from."""
+
+    envelope: _Envelope = field(kw_only=True)
+    elements: _Elements = field(kw_only=True)
+    constant: list[Line] = field(kw_only=True)
+
+
+class JoinedRequests:
+    """Requests with many messages each."""
+
+    def __init__(self, settings: HttpSettings, batch: BatchForm, clock: Clock) -> None:
+        self._batch = batch
+        self._head = Head(settings, clock, NO_EXPECTATION)
+        self._body = compile_json_body(settings.body)
+        self._element = compile_json_body(batch.element)
+        check_places(self._body, (MESSAGES_PLACE,))
+        check_places(self._element, ())
+        shared = self._head.names | self._body.names
+        self._reader = FieldReader(shared | self._element.names)
+        self._envelope: _Envelope | None = None
+        if not shared and FIELDS_PLACE not in self._body.places:
+            self._envelope = self._enclose({}, {})
+
+    @property
+    def constant_url(self) -> str | None:
+        """See `Writer`."""
+        return self._head.constant_url
+
+    def requests(
+        self, messages: Sequence[OutgoingMessage], more: Sequence[str], may_start: MayStart, refuse: Refuse
+    ) -> Iterator[Request]:
+        """See `Writer`."""
+        constant = self._head.constant_lines(more)
+        growing: dict[_Envelope, _Elements] = {}
+        for position, message in enumerate(messages):
+            if not may_start():
+                return
+            try:
+                envelope, encoded = self._write(message)
+            except Unsendable as refused:
+                refuse(position, refused)
+                continue
+            if envelope in growing and not self._has_room(growing[envelope], encoded):
+                yield self._put_together(envelope, growing.pop(envelope), constant)
+            growing.setdefault(envelope, _Elements()).add(position, message.id, encoded)
+        for envelope, elements in growing.items():
+            if not may_start():
+                return
+            yield self._put_together(envelope, elements, constant)
+
+    def _has_room(self, elements: _Elements, encoded: bytes) -> bool:
+        return len(elements.ids) < self._batch.most and elements.size + len(encoded) <= self._batch.most_bytes
+
+    def halves(self, request: Request, /) -> list[Request]:
+        """See `Writer`."""
+        if not isinstance(request, JoinedRequest) or len(request.positions) < 2 or not self._batch.narrows:
+            return []
+        middle = len(request.positions) // 2
+        return [
+            self._put_together(request.envelope, request.elements.cut(part), request.constant)
+            for part in (slice(middle), slice(middle, None))
+        ]
+
+    def _write(self, message: OutgoingMessage) -> tuple[_Envelope, bytes]:
+        check_key(message.id)
+        values = self._reader.read(message)
+        try:
+            envelope = self._envelope or self._enclose(values, message.fields)
+            return envelope, encode(self._element, values, message)
+        except MissingFieldError as error:
+            raise Unsendable("missing_field", str(error)) from None
+        except (TypeError, UnicodeEncodeError):
+            raise not_unicode() from None
+
+    def _enclose(self, values: Mapping[str, str], fields: Mapping[str, str]) -> _Envelope:
+        url, host = self._head.address(values)
+        inserted = {MESSAGES_PLACE: orjson.Fragment(_ELEMENTS)}
+        if FIELDS_PLACE in self._body.places:
+            inserted[FIELDS_PLACE] = orjson.Fragment(orjson.dumps(dict(fields)))
+        lines = tuple(self._head.changing_lines(values))
+        return _Envelope(url, host, lines, self._body.encode(values, inserted))
+
+    def _put_together(self, envelope: _Envelope, elements: _Elements, constant: list[Line]) -> JoinedRequest:
+        body = envelope.body.replace(_ELEMENTS, b"[" + b",".join(elements.encoded) + b"]")
+        key = sha256("\n".join(sorted(elements.ids)).encode()).hexdigest()
+        return JoinedRequest(
+            elements.positions,
+            body,
+            [*constant, *envelope.lines, *self._head.identity_lines(key, body)],
+            envelope.url,
+            envelope.host,
+            envelope=envelope,
+            elements=elements,
+            constant=constant,
+        )
