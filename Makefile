@@ -35,8 +35,8 @@ check: .venv/.development ## format, lint, types, import contracts, quick tests:
 bench: .venv/.development ## plan a million messages and drain them through each provider: prints rates
 	$(BIN)/python -m tests.bench.million
 
-faults: .venv/.development ## kill and pause real processes and servers, then compare log and ledger
-	$(BIN)/pytest tests/faults
+faults: .venv/.development rabbitmq ## kill and pause real processes and servers, then compare log and ledger
+	TEST_SCALE=full $(BIN)/pytest tests/faults
 
 load: .venv/.development ## create, read, change and delete users at sixteen connections: prints latencies
 	$(BIN)/python -m tests.load.api

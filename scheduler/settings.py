@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     """Seconds a worker has for a batch before another may take it."""
 
     enqueue_deadline_seconds: WholeSeconds = 300
-    """Seconds an enqueued batch may wait for a worker before it is enqueued again."""
+    """Seconds an enqueued batch may wait for a worker before RabbitMQ is asked whether it has lost it."""
 
     lateness_limit: Annotated[
         timedelta,

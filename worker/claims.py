@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -52,7 +52,7 @@ class SortedClaims:
         for message in self.ready:
             if reason := refused.get(message.recipient.id):
                 self.cancelled[reason].append(message.recipient.id)
-        self._keep(message for message in self.ready if message.recipient.id not in refused)
+        self.ready = [message for message in self.ready if message.recipient.id not in refused]
 
     def defer(self, quiet: QuietHours, now: datetime) -> None:
         """Take out of what is ready the messages whose users have quiet hours at `now`."""
@@ -64,10 +64,7 @@ class SortedClaims:
         for message in self.ready:
             if until := ends(message.recipient.timezone):
                 self.deferred[Deferral(until, message.attempt - 1)].append(message.recipient.id)
-        self._keep(message for message in self.ready if ends(message.recipient.timezone) is None)
-
-    def _keep(self, ready: Iterable[ReadyMessage]) -> None:
-        self.ready = list(ready)
+        self.ready = [message for message in self.ready if ends(message.recipient.timezone) is None]
 
 
 def sort_claims(

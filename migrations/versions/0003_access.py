@@ -88,8 +88,63 @@ CREATE TABLE provider_holds (
 );
 """
 
+# What is written stays as it was written; only the erasure of a person, which says so, may change it.
+UNCHANGING = """
+CREATE FUNCTION refuse_change_of_audit_log() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF coalesce(current_setting('daybreak.erasing', true), '') = '' THEN
+        RAISE EXCEPTION 'the audit log is only added to' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF TG_LEVEL = 'STATEMENT' THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        RETURN OLD;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER audit_log_is_only_added_to BEFORE UPDATE OR DELETE ON audit_log
+    FOR EACH ROW EXECUTE FUNCTION refuse_change_of_audit_log();
+CREATE TRIGGER audit_log_is_not_emptied BEFORE TRUNCATE ON audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_audit_log();
+"""
+
+TENANT_TABLES = (
+    "api_keys",
+    "audit_log",
+    "batches",
+    "dead_letters",
+    "deleted_users",
+    "delivery_attempts",
+    "delivery_events",
+    "erased_users",
+    "idempotency_keys",
+    "inbox_messages",
+    "message_log",
+    "occasion_groups",
+    "occasions",
+    "suppressions",
+    "unsubscribes",
+    "user_dates",
+    "users",
+)
+
+# Where the session names a tenant, it sees and writes that tenant's rows; where it names none, all of them.
+# Both questions to the session are asked once a statement, not once a row. FORCE: our role owns the tables.
+ONE_TENANT = """
+ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
+CREATE POLICY one_tenant ON {table} USING (
+    (SELECT coalesce(current_setting('daybreak.tenant_id', true), '') = '')
+    OR {column} = (SELECT CAST(nullif(current_setting('daybreak.tenant_id', true), '') AS integer))
+);
+"""
+
 
 def upgrade() -> None:
     """Add to what is there."""
-    for statements in (ACCESS, REPEATS, FORGOTTEN, OCCASIONS):
+    for statements in (ACCESS, REPEATS, FORGOTTEN, OCCASIONS, UNCHANGING):
         op.execute(statements)
+    for table in TENANT_TABLES:
+        op.execute(ONE_TENANT.format(table=table, column="tenant_id"))
+    op.execute(ONE_TENANT.format(table="tenants", column="id"))

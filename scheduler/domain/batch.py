@@ -48,7 +48,7 @@ BATCH_TRANSITIONS: Final[Mapping[BatchEvent, Transition[BatchState]]] = MappingP
         BatchEvent.LEASE: Transition((_S.ENQUEUED,), _S.LEASED),
         BatchEvent.FINISH: Transition((_S.LEASED,), _S.DONE),
         BatchEvent.HAND_BACK: Transition((_S.LEASED,), _S.PENDING),
-        # The worker's lease ran out, or nobody leased the batch by the enqueue deadline.
+        # The worker's lease ran out, or the broker lost the batch before anybody leased it.
         BatchEvent.LAPSE: Transition((_S.LEASED, _S.ENQUEUED), _S.PENDING),
         BatchEvent.EXPIRE: Transition((_S.PENDING, _S.ENQUEUED), _S.DONE),
     }

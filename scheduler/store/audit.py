@@ -13,8 +13,8 @@ from scheduler.domain.access import Actor
 
 _ADD: Final = text("""
 INSERT INTO audit_log (at, tenant_id, actor, address, request_id, action, kind, subject, before, after)
-VALUES (:now, :tenant_id, :actor, :address, :request_id, :action, :kind, :subject, CAST(:before AS jsonb),
-        CAST(:after AS jsonb))""")
+VALUES (:now, :tenant_id, :actor, :address, :request_id, :action, :kind, :subject, CAST(:old AS jsonb),
+        CAST(:new AS jsonb))""")
 
 
 def add(
@@ -43,7 +43,7 @@ def add(
             "action": action,
             "kind": kind,
             "subject": subject,
-            "before": None if before is None else json.dumps(before, default=str),
-            "after": None if after is None else json.dumps(after, default=str),
+            "old": None if before is None else json.dumps(before, default=str),
+            "new": None if after is None else json.dumps(after, default=str),
         },
     )

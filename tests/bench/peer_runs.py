@@ -23,7 +23,7 @@ from tests.bench.measures import steady_rate
 from tests.bench.processes import ROOT, Process, Processes, processes
 from tests.fixtures.waiting import wait_until
 
-_LONGEST_SECONDS: Final = 180.0
+_LONGEST_SECONDS: Final = 60.0
 _FEWEST: Final = 200
 
 _TABLE: Final = """
@@ -84,7 +84,7 @@ PEERS: Final = (
     ),
     Peer(
         "pgqueuer",
-        [["pgq", "run", f"{_MODULES}.pgqueuer_peer:main", "--batch-size", "250", "--log-level", "ERROR"]] * 2,
+        [["pgq", "run", f"{_MODULES}.pgqueuer_peer:main", "--batch-size", "250"]] * 2,
         guess=1500,
         variables={},
     ),
@@ -110,7 +110,7 @@ class PeerRuns:
         count = max(_FEWEST, int(self._rates[peer.name] * sizes.peer_seconds))
         name = f"peer_{peer.name}_{secrets.token_hex(4)}"
         with database(self._environment.server, name) as own:
-            with running_peer(self._environment, peer, own, sink_url, count):
+            with running_peer(self._environment, peer, own, sink_url, count) as started:
                 wait_until(
                     lambda: own.scalar(_SENT) >= count, f"{peer.name} is done", seconds=_LONGEST_SECONDS
                 )
@@ -168,6 +168,14 @@ def start_workers(
         started.start(peer.name, [_bin(environment) / command[0], *command[1:]], variables)
         for command in peer.commands
     ]
+
+
+def has_ended(started: Sequence[Process]) -> bool:
+    """False as long as all of them run; raises RuntimeError with what one said that has ended."""
+    for process in started:
+        if not process.is_running():
+            raise RuntimeError(f"{process.role} ended:\n{process.log[-2000:]}")
+    return False
 
 
 def _bin(environment: Environment) -> Path:

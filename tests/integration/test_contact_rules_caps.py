@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date, time, timedelta
 from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from scheduler.clock import SettableClock
 from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import Channel, OnceRule
 from scheduler.domain.quiet_hours import QuietHours
-from scheduler.domain.user import UserPatch
 from scheduler.errors import Conflict, InvalidInput
-from scheduler.store import occasion_groups, occasions
+from scheduler.store import occasion_groups, occasions, users
 from scheduler.store.batches import Counts, LeasedBatch
 from scheduler.store.occasion_groups import OccasionGroup
 from tests.fixtures.messages import Signal
@@ -178,18 +178,32 @@ def test_what_is_still_to_be_tried_counts_and_what_is_dead_does_not(
     assert deliver_at(pipeline, clock, time(10)) == [expected]
 
 
-def test_a_retry_is_not_held_up_by_the_cap(pipeline: Pipeline, clock: SettableClock) -> None:
-    """Its first attempt has passed: it may have been accepted."""
+def die() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        ScriptedProvider(lambda _: replace(failed(retry_after=timedelta(hours=3)), at=NINE)),
+        ScriptedProvider(before=die),
+    ],
+    ids=["a retry", "what a killed worker left"],
+)
+def test_what_may_have_been_accepted_is_not_held_up_by_the_cap(
+    pipeline: Pipeline, clock: SettableClock, first: ScriptedProvider
+) -> None:
+    """It has passed once, and the cap was lowered meanwhile."""
     put(pipeline, replace(CARE, most_occurrences=2))
     add_occasion(pipeline, "a", time(9))
-    add_occasion(pipeline, "b", time(9, 30))
+    add_occasion(pipeline, "b", time(9, 0, 30))
     pipeline.add_people(1, dates={})
     pipeline.plan(clock.now())
     clock.set(NINE)
     pipeline.enqueue()
-    again = ScriptedProvider(lambda _: replace(failed(retry_after=timedelta(hours=3)), at=NINE))
-    assert deliver_next(pipeline, again) == Counts(retried=1)
-    assert deliver_at(pipeline, clock, time(9, 30)) == [SENT]
+    with suppress(KeyboardInterrupt):
+        assert deliver_next(pipeline, first) == Counts(retried=1)
+    assert deliver_at(pipeline, clock, time(9, 0, 30)) == [SENT]
     put(pipeline, CARE)
     clock.set(NINE + timedelta(hours=2))
     assert pipeline.enqueue() == 1
@@ -275,28 +289,24 @@ def test_a_claim_waits_for_the_claim_of_another_of_the_group(
         assert waiting.result(timeout=30) == Counts(cancelled=2)
 
 
-def test_an_edit_and_a_capped_claim_wait_for_each_other_without_a_deadlock(
+def test_a_claim_that_waits_for_an_edit_holds_none_of_the_edits_messages(
     pipeline: Pipeline, clock: SettableClock
 ) -> None:
-    """Both lock users before messages."""
+    """Both lock users before messages: the other way round each would wait for the other."""
     add_occasion(pipeline, "a", time(9))
     [user_id] = pipeline.add_people(1, dates={})
     pipeline.plan(clock.now())
     clock.set(NINE)
     pipeline.enqueue()
     batch = pipeline.lease()
-    claimer = pipeline.deliverer(accepting(pipeline))._claimer
-    with ThreadPoolExecutor(1) as threads, pipeline.engine.begin() as connection:
-        claimed = claimer.claim(connection, batch, accepting(pipeline))
-        assert claimed is not None
-        assert len(claimed.ready) == 1
-        edit = threads.submit(lambda: pipeline.registry.patch(TENANT, user_id, UserPatch(first_name="Zoë")))
-        wait_until_blocked(pipeline.engine, edit)
-        connection.commit()
-        assert edit.result(timeout=30).replanned.removed == 0
-    assert pipeline.states() == {"sending": 1}
-    deadlocks = pipeline.rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    assert deadlocks[0].deadlocks == 0
+    with ThreadPoolExecutor(1) as threads, pipeline.engine.begin() as edit:
+        users.lock(edit, [user_id])
+        waiting = threads.submit(lambda: pipeline.deliverer(accepting(pipeline)).deliver(batch, Signal()))
+        wait_until_blocked(pipeline.engine, waiting)
+        edit.execute(text("SET LOCAL lock_timeout = '200ms'"))
+        assert pipeline.planner.replan_stored(edit, TENANT, [user_id], now=clock.now()).kept == 1
+        edit.commit()
+        assert waiting.result(timeout=30) == SENT
 
 
 # The groups themselves.

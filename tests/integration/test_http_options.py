@@ -158,6 +158,8 @@ def test_users_urls(make: Make, sink: Sink) -> None:
         ({"batch": {"element": {}}}, "{messages}"),
         ({"basic_auth": ["a:b", SecretStr("canary")]}, "basic_auth"),
         ({"basic_auth": ["a", SecretStr("canary")], "bearer_token": "x"}, "Authorization"),
+        ({"bearer_token": SecretStr("canary\r\nX: 1")}, "bearer_token"),
+        ({"bearer_token": SecretStr("canaré")}, "bearer_token"),
         ({"aws_sigv4": "aws:amz:eu-west-1:ses"}, "basic_auth"),
         ({"aws_sigv4": "x y", "basic_auth": ["a", "b"]}, "aws_sigv4"),
         ({"signing_secrets": [SecretStr("canary")]}, "webhook secret"),

@@ -3,9 +3,9 @@
 import json
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from threading import Thread
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from scheduler.clock import SettableClock
 from scheduler.errors import ConfigurationError
 from tests.fixtures.answers import Answer, Ending
+from tests.fixtures.http_providers import NOW, Make, makes_providers
 from tests.fixtures.messages import Signal, outgoing, outgoing_many
 from tests.fixtures.sink import Request, Sink, running_sink
 from worker.channels.http import HttpProvider
@@ -20,10 +21,7 @@ from worker.channels.http_exchange import LONGEST_ANSWER
 from worker.channels.http_settings import MOST_CONCURRENCY, HttpSettings
 from worker.channels.port import Accepted, Failed, FailureKind, NotAttempted, Outcome
 
-NOW = datetime(2027, 2, 28, 9, 0, tzinfo=UTC)
 UNKNOWN = FailureKind.UNKNOWN
-
-Make = Callable[..., HttpProvider]
 
 
 @pytest.fixture
@@ -34,15 +32,7 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture
 def make(sink: Sink) -> Iterator[Make]:
-    """Make providers for the sink, closed at the end of the test; `query` says how the sink answers."""
-    with ExitStack() as made:
-
-        def make(query: str = "", **settings: object) -> HttpProvider:
-            values = {"name": "sink", "url": sink.url + query, "concurrency": 4, **settings}
-            provider = HttpProvider(HttpSettings(**values), SettableClock(NOW))  # type: ignore[arg-type]
-            made.callback(provider.close)
-            return provider
-
+    with makes_providers(sink) as make:
         yield make
 
 

@@ -152,7 +152,8 @@ def test_a_publisher_that_is_blocked_says_so_and_what_was_confirmed_survives(rab
     finally:
         rabbit.node.control("set_vm_memory_high_watermark", "0.4")
     broker.publish(blocked)
-    assert sum(count for count in (broker.holding() or {}).values()) == 1
+    # What was refused while it was blocked may have been read after it: a refusal is an unknown outcome.
+    assert rabbit.ready(QUEUE) in {1, 2}
 
 
 def test_a_deleted_queue_is_noticed_and_declared_again(rabbit: RabbitRig) -> None:

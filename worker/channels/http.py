@@ -238,7 +238,7 @@ class HttpProvider:
         """The same outcome for all messages of a request; it says as much of the provider as that of one."""
         for position in exchange.request.positions:
             batch.outcomes[position] = outcome
-        if self._notes_outcomes and not exchange.was_forbidden():
+        if self._notes_outcomes and not (exchange.refused_destination and exchange.was_forbidden()):
             batch.control.note(outcome, exchange.began_at)
         self._release(batch, exchange)
 
@@ -247,7 +247,8 @@ class HttpProvider:
         del self._busy[exchange.handle]
         if self._slots is not None:
             self._slots.give_back()
-        batch.queue.ended(exchange.request)
+        if exchange.request.host is not None:
+            batch.queue.ended(exchange.request)
         exchange.clear()
         self._idle.append(exchange)
 

@@ -153,7 +153,7 @@ class HttpOptions(ConnectionOptions):
     rules: tuple[RuleOptions, ...] = ()
     accepted_statuses: Statuses = frozenset(range(200, 300))
     basic_auth: tuple[Text, Text] | None = None
-    bearer_token: Text | None = None
+    bearer_token: Annotated[Text | None, Field(pattern=r"^[!-~]+$")] = None
     aws_sigv4: str | None = None
     signing_secrets: tuple[Text, ...] = ()
     guard: bool = False

@@ -82,7 +82,8 @@ class Head:
         self._tells_hosts = settings.host_connections is not None
         self.names = self._url.names | self._headers.names
         self.constant_url = self._url.constant
-        self.changes = bool(self._headers.names)
+        # Requests that differ in their key alone are the most, and are written with the least ado.
+        self.is_plain = not self.names and not self._secrets and self._sends_key
 
     def constant_lines(self, more: Iterable[str]) -> list[Line]:
         """The header lines that are the same in all requests of one delivery."""
@@ -143,20 +144,22 @@ class SingleRequests:
 
     def _write(self, position: int, message: OutgoingMessage, constant: list[Line]) -> Request:
         check_key(message.id)
-        values = self._reader.read(message)
         head = self._head
-        request = Request((position,), b"", constant)
+        values = self._reader.read(message)
+        url = host = None
         try:
-            request.body = encode(self._body, values, message)
-            if head.constant_url is None:
-                request.url, request.host = head.address(values)
-            changing = head.changing_lines(values) if head.changes else ()
+            body = encode(self._body, values, message) if self._body.places else self._body.encode(values)
+            if head.is_plain:
+                lines = [*constant, f"{KEY_HEADER}: {message.id}"]
+            else:
+                url, host = head.address(values)
+                changing = head.changing_lines(values)
+                lines = [*constant, *changing, *head.identity_lines(message.id, body)]
         except MissingFieldError as error:
             raise Unsendable("missing_field", str(error)) from None
         except (TypeError, UnicodeEncodeError):
             raise not_unicode() from None
-        request.lines = [*constant, *changing, *head.identity_lines(message.id, request.body)]
-        return request
+        return Request((position,), body, lines, url, host)
 
 
 def encode(body: JsonBody | FormBody, values: Mapping[str, str], message: OutgoingMessage) -> bytes:

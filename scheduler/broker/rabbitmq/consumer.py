@@ -31,6 +31,9 @@ _PATIENCE: Final = timedelta(seconds=2)
 _LOOK_SECONDS: Final = 1.0
 """How often the log is asked, where it had nothing the last time."""
 
+_GRACE_SECONDS: Final = 0.1
+"""How long RabbitMQ has to hand over the next reference after the last was settled."""
+
 _MORE_URGENT: Final = dict(zip(Priority, [None, *Priority], strict=False))
 
 
@@ -69,8 +72,7 @@ class RabbitConsumer:
         """
         until = self._clock.monotonic() + wait.total_seconds()
         while True:
-            rest = min(until, self._look_at) - self._clock.monotonic()
-            arrival = self._receiver.take(max(0.0, rest), paused)
+            arrival = self._receiver.take(self._seconds_to_wait(until), paused)
             if delivery := self._deliver(arrival, lease_for, paused):
                 return delivery
             if arrival is None and self._clock.monotonic() >= until:
@@ -79,6 +81,12 @@ class RabbitConsumer:
     def close(self) -> None:
         """Close the connection; what was not settled is delivered again."""
         self._receiver.close()
+
+    def _seconds_to_wait(self, until: float) -> float:
+        """Until it is time to look into the log, but at least long enough for RabbitMQ to hand over the next."""
+        now = self._clock.monotonic()
+        grace = 0.0 if self._receiver.is_cut_off else _GRACE_SECONDS
+        return max(0.0, min(until, max(self._look_at, now + grace)) - now)
 
     def _deliver(
         self, arrival: Arrival | None, lease_for: timedelta, paused: Collection[Channel]

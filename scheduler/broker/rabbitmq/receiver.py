@@ -63,7 +63,8 @@ class Receiver(Thread):
         self._clock = clock
         self._arrived = Condition()
         self._waiting: list[Arrival] = []
-        self._is_cut_off = False
+        self.is_cut_off = False
+        """Whether the last thing that happened was a failure to connect, or the loss of the connection."""
         self._closing = Event()
         self._connection: pika.BlockingConnection | None = None
         self._rest_seconds = _FIRST_REST_SECONDS
@@ -122,7 +123,7 @@ class Receiver(Thread):
                 channel.basic_consume(queue, self._arrive)
             self._connection = connection
             self._rest_seconds = _FIRST_REST_SECONDS
-            self._is_cut_off = False
+            self.is_cut_off = False
             logger.bind(queues=len(self._queues)).info("consumer_connected")
             # pika does not report by itself that only the channel was closed.
             while not self._closing.is_set() and channel.is_open:
@@ -169,8 +170,8 @@ class Receiver(Thread):
         """Forget what was held: it will be delivered again, to whoever is connected. Said once an outage."""
         cause = str(error) if isinstance(error, DaybreakError) else type(error).__name__
         severity = "ERROR" if isinstance(error, ConfigurationError) else "WARNING"
-        logger.bind(cause=cause).log("DEBUG" if self._is_cut_off else severity, "consumer_disconnected")
-        self._is_cut_off = True
+        logger.bind(cause=cause).log("DEBUG" if self.is_cut_off else severity, "consumer_disconnected")
+        self.is_cut_off = True
         with self._arrived:
             self._waiting.clear()
 

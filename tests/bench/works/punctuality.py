@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
 from sqlalchemy import text
@@ -25,17 +25,12 @@ def measure(environment: Environment) -> Sequence[Result]:
     seconds, rate = environment.sizes.punctual_seconds, environment.sizes.punctual_rate
     count = seconds * rate
     with database(environment.server, "punctuality") as own, counting_sink(environment.folder) as sink:
-        begins = begin_at(count)
-        ends = begins + timedelta(seconds=seconds)
-        if begins.date() != ends.date():
-            # The users' times of day are of one date: not over midnight.
-            begins = datetime.combine(ends.date(), datetime.min.time(), UTC) + timedelta(seconds=1)
-            environment.say(f"  waiting for {begins:%H:%M:%S} UTC, past midnight")
-        own.add_users(count, first_time=begins.time(), per_second=rate)
-        own.add_occasion("punctuality", begins.date(), begins.time(), honours_preferred_time=True)
-        now = datetime.now(UTC)
-        planned = own.planner.plan(now=now, through=begins + timedelta(seconds=seconds, minutes=1)).added
         with our_processes(environment, own, sink.url, workers=1):
+            begins = _begins(environment, count, seconds)
+            own.add_users(count, first_time=begins.time(), per_second=rate)
+            own.add_occasion("punctuality", begins.date(), begins.time(), honours_preferred_time=True)
+            now = datetime.now(UTC)
+            planned = own.planner.plan(now=now, through=begins + timedelta(seconds=seconds, minutes=1)).added
             environment.say(f"  {planned:,} messages, {rate} due each second for {seconds} s")
             await_finished(own)
         lateness = _lateness(environment, own, sink.acceptances())
@@ -45,6 +40,17 @@ def measure(environment: Environment) -> Sequence[Result]:
         single(f"{work} p99", "ms", 1000 * percentile(lateness, 0.99)),
         single(f"{work} max", "ms", 1000 * lateness[-1]),
     ]
+
+
+def _begins(environment: Environment, count: int, seconds: int) -> datetime:
+    """When the first are due: not so that midnight comes between, for the users' times of day are of one date."""
+    begins = begin_at(2 * count)
+    ends = begins + timedelta(seconds=seconds)
+    if begins.date() == ends.date():
+        return begins
+    begins = datetime.combine(ends.date(), time(0, 0, 1), UTC)
+    environment.say(f"  waiting for {begins:%H:%M:%S} UTC, past midnight")
+    return begins
 
 
 def _lateness(
