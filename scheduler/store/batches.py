@@ -116,7 +116,7 @@ WITH lapsed AS MATERIALIZED (
 )
 UPDATE batches b
 SET {_TO_LAPSED}, lease_expires_at = NULL, leased_by = NULL, enqueued_at = NULL, due_at = {due_at}
-FROM lapsed WHERE b.id = lapsed.id"""
+WHERE b.id = ANY(ARRAY(SELECT id FROM lapsed))"""
 
 
 _LAPSE_LEASES: Final = text(_lapse("state = 'leased' AND lease_expires_at < :now", ":now"))
