@@ -73,9 +73,12 @@ class Callbacks:
 
 def apply_waiting(connection: Connection, now: datetime) -> int:
     """Apply up to a thousand waiting events in the caller's transaction; returns how many."""
-    waiting = delivery_events.take_waiting(connection, now=now, most=_MOST_AT_ONCE)
+    given_up_before = now - _GIVEN_UP_AFTER
+    waiting = delivery_events.take_waiting(
+        connection, now=now, given_up_before=given_up_before, most=_MOST_AT_ONCE
+    )
     settled = messages.lock_settled(connection, [_report(event) for event in waiting])
-    ready = [event for event in waiting if event.key in settled or now - event.received_at > _GIVEN_UP_AFTER]
+    ready = [event for event in waiting if event.key in settled or event.received_at < given_up_before]
     bounced = [event for event in ready if event.kind is DeliveryEventKind.BOUNCED]
     arrived = [event for event in ready if event.kind is not DeliveryEventKind.BOUNCED]
     changed = messages.confirm(connection, [_report(event) for event in arrived])

@@ -14,7 +14,15 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from api.callbacks.port import CallbackRequest, NotAuthentic, parse_json, parse_key, secret_option
+from api.callbacks.port import (
+    CallbackRequest,
+    NotAuthentic,
+    credible,
+    parse_json,
+    parse_key,
+    secret_option,
+    storable,
+)
 from scheduler.domain.delivery_event import DeliveryEvent, DeliveryEventKind
 from scheduler.domain.user import field_errors
 from scheduler.errors import InvalidInput
@@ -54,11 +62,11 @@ def read(entry: ProviderEntry, request: CallbackRequest) -> list[DeliveryEvent]:
     request_id = request.headers[ID_HEADER]
     return [
         DeliveryEvent(
-            event_id=f"{request_id}.{number}",
+            event_id=storable(f"{request_id}.{number}"),
             key=key,
             kind=each.event,
-            occurred_at=each.at or request.received_at,
-            detail=each.detail,
+            occurred_at=credible(each.at or request.received_at, request.received_at),
+            detail=storable(each.detail),
             is_permanent=each.permanent,
         )
         for number, each in enumerate(told.events)

@@ -88,4 +88,18 @@ def instant_of_text(text: object, otherwise: datetime) -> datetime:
         instant = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         instant = None
-    return instant.astimezone(UTC) if instant is not None and instant.tzinfo is not None else otherwise
+    return otherwise if instant is None or instant.tzinfo is None else credible(instant, otherwise)
+
+
+def credible(instant: datetime, otherwise: datetime) -> datetime:
+    """An aware instant in UTC; `otherwise` where it lies outside of the years that are kept."""
+    try:
+        in_utc = instant.astimezone(UTC)
+    except OverflowError:
+        return otherwise
+    return in_utc if 1970 <= in_utc.year < 9999 else otherwise
+
+
+def storable(text: object) -> str:
+    """A text as the database takes it: without NUL and lone surrogates."""
+    return str(text).replace("\0", "").encode(errors="replace").decode()

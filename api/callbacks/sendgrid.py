@@ -23,6 +23,7 @@ from api.callbacks.port import (
     parse_json,
     parse_key,
     secret_option,
+    storable,
 )
 from scheduler.domain.delivery_event import DeliveryEvent, DeliveryEventKind
 from scheduler.errors import ConfigurationError
@@ -80,12 +81,12 @@ def _event(told: dict[str, Any], request: CallbackRequest) -> DeliveryEvent | No
     if key is None or kind is None or not isinstance(event_id, str):
         return None
     return DeliveryEvent(
-        event_id=event_id,
+        event_id=storable(event_id),
         key=key,
         kind=kind,
         occurred_at=instant_of_seconds(told.get("timestamp"), request.received_at),
         # The reason repeats addresses; type and status (RFC 3463) do not.
-        detail=" ".join(str(told[name]) for name in ("event", "type", "status") if told.get(name)),
+        detail=" ".join(storable(told[name]) for name in ("event", "type", "status") if told.get(name)),
         is_permanent=told.get("event") == "bounce" and told.get("type", _HARD_BOUNCE) == _HARD_BOUNCE,
-        address=address if isinstance(address, str) else None,
+        address=storable(address) if isinstance(address, str) else None,
     )

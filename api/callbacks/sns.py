@@ -23,7 +23,7 @@ from cryptography.x509 import Certificate, load_pem_x509_certificate
 from loguru import logger
 from werkzeug.exceptions import BadRequest
 
-from api.callbacks.port import CallbackRequest, NotAuthentic, instant_of_text, parse_json, parse_key
+from api.callbacks.port import CallbackRequest, NotAuthentic, instant_of_text, parse_json, parse_key, storable
 from scheduler.domain.delivery_event import DeliveryEvent, DeliveryEventKind
 from scheduler.errors import ConfigurationError
 from scheduler.provider_settings import ProviderEntry
@@ -127,7 +127,11 @@ def _of_amazon(url: str) -> str:
 
 
 def _event(told: dict[str, str], request: CallbackRequest) -> DeliveryEvent | None:
-    event = parse_json(told["Message"])
+    try:
+        event = parse_json(told["Message"])
+    except BadRequest:
+        # Amazon says in plain words that a topic works.
+        return None
     if not isinstance(event, dict):
         return None
     # Events of configuration sets and notifications of identities name their type differently.
@@ -138,11 +142,11 @@ def _event(told: dict[str, str], request: CallbackRequest) -> DeliveryEvent | No
     about = event.get(kind_name.lower())
     about = about if isinstance(about, dict) else {}
     return DeliveryEvent(
-        event_id=told["MessageId"],
+        event_id=storable(told["MessageId"]),
         key=key,
         kind=kind,
         occurred_at=instant_of_text(about.get("timestamp"), request.received_at),
-        detail=" ".join(str(about[name]) for name in ("bounceType", "bounceSubType") if name in about)
+        detail=" ".join(storable(about[name]) for name in ("bounceType", "bounceSubType") if name in about)
         or kind_name,
         is_permanent=about.get("bounceType") == "Permanent",
         address=_address(about),
@@ -160,5 +164,5 @@ def _address(about: dict[str, Any]) -> str | None:
     for name in ("bouncedRecipients", "complainedRecipients"):
         match about.get(name):
             case [{"emailAddress": str(address)}]:
-                return address
+                return storable(address)
     return None

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 from werkzeug.exceptions import BadRequest
 
-from api.callbacks.port import CallbackRequest, NotAuthentic, parse_key, secret_option
+from api.callbacks.port import CallbackRequest, NotAuthentic, parse_key, secret_option, storable
 from scheduler.domain.delivery_event import DeliveryEvent, DeliveryEventKind
 from scheduler.provider_settings import ProviderEntry
 
@@ -47,13 +47,13 @@ def read(entry: ProviderEntry, request: CallbackRequest) -> list[DeliveryEvent]:
         kind = DeliveryEventKind.UNSUBSCRIBED
     return [
         DeliveryEvent(
-            event_id=f"{sid}.{status}",
+            event_id=storable(f"{sid}.{status}"),
             key=key,
             kind=kind,
             occurred_at=request.received_at,
-            detail=f"{status} {error_code}".strip(),
+            detail=storable(f"{status} {error_code}".strip()),
             is_permanent=error_code in _NO_SUCH_NUMBER,
-            address=told.get("To"),
+            address=storable(told["To"]) if "To" in told else None,
         )
     ]
 

@@ -108,6 +108,11 @@ ENVELOPE_FIELDS: Final = frozenset(
 )
 """What a provider's request may name in braces besides: the message itself."""
 
+_SMALLINT_END: Final = 2**15
+_INTEGER_END: Final = 2**31
+_BIGINT_END: Final = 2**63
+_FIRST_YEAR: Final = 1900
+
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
 """Category of a dead letter whose last attempt may or may not have been accepted."""
 
@@ -141,6 +146,16 @@ class MessageKey:
             )
         except ValueError:
             key = None
-        if key is None or key.text != text:
+        if key is None or key.text != text or not _can_be_stored(key):
             raise ValueError(f"{text!r} is not a message id; one looks like 1.42.20270228.0.email")
         return key
+
+
+def _can_be_stored(key: MessageKey) -> bool:
+    """Whether the numbers of a key fit the columns of the log: what does not is the id of no message."""
+    return (
+        0 < key.occasion_id < _INTEGER_END
+        and 0 < key.user_id < _BIGINT_END
+        and 0 <= key.slot < _SMALLINT_END
+        and key.local_date.year >= _FIRST_YEAR
+    )

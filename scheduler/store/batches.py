@@ -68,7 +68,25 @@ WITH waiting AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT id, priority, send_at FROM batches
         WHERE {_MAY_LEASE} AND channel = wanted.channel AND enqueued_at < :enqueued_before
-          AND priority <= CAST(:least AS priority)
+        ORDER BY channel, priority, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) AS first
+    ORDER BY first.priority, first.send_at, first.id LIMIT 1
+)
+UPDATE batches b SET {_LEASE} FROM waiting WHERE b.id = waiting.id
+RETURNING {_LEASED_COLUMNS}""")
+
+# What comes before the batch whose reference is in hand: more urgent, or due earlier.
+_LEASE_AHEAD: Final = text(f"""
+WITH hand AS MATERIALIZED (
+    SELECT priority, send_at, id FROM batches WHERE id = :than
+),
+waiting AS MATERIALIZED (
+    SELECT first.id
+    FROM hand CROSS JOIN unnest(CAST(:channels AS channel[])) AS wanted (channel)
+    CROSS JOIN LATERAL (
+        SELECT id, priority, send_at FROM batches
+        WHERE {_MAY_LEASE} AND channel = wanted.channel AND enqueued_at <= :now
+          AND (priority, send_at, id) < (hand.priority, hand.send_at, hand.id)
         ORDER BY channel, priority, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS first
     ORDER BY first.priority, first.send_at, first.id LIMIT 1
@@ -237,17 +255,26 @@ def lease_waiting(
     worker: str,
     expires_at: datetime,
     enqueued_before: datetime,
-    least: Priority,
 ) -> LeasedBatch | None:
-    """Lease the most urgent batch of `channels`, at `least` that urgent, that was enqueued before an instant."""
-    parameters = {
-        "channels": [channel.value for channel in channels],
-        "worker": worker,
-        "expires_at": expires_at,
-        "enqueued_before": enqueued_before,
-        "least": least.value,
-    }
+    """Lease the most urgent batch of `channels` that was enqueued before an instant."""
+    parameters = _waiting_parameters(channels, worker, expires_at) | {"enqueued_before": enqueued_before}
     return _leased(connection.execute(_LEASE_WAITING, parameters).one_or_none())
+
+
+def lease_ahead(
+    connection: Connection,
+    channels: Collection[Channel],
+    *,
+    worker: str,
+    expires_at: datetime,
+    than: int,
+    now: datetime,
+) -> LeasedBatch | None:
+    """Lease the first of the enqueued batches of `channels` that come before the batch `than`: by priority, then by
+    send time.
+    """
+    parameters = _waiting_parameters(channels, worker, expires_at) | {"than": than, "now": now}
+    return _leased(connection.execute(_LEASE_AHEAD, parameters).one_or_none())
 
 
 def lease(connection: Connection, batch_id: int, *, worker: str, expires_at: datetime) -> LeasedBatch | None:
@@ -359,6 +386,10 @@ def add_deferred(
     """
     put_off = replace(origin, send_at=until)
     add_retry(connection, put_off, user_ids, attempt=attempt, due_at=until, now=now)
+
+
+def _waiting_parameters(channels: Collection[Channel], worker: str, expires_at: datetime) -> dict[str, Any]:
+    return {"channels": [channel.value for channel in channels], "worker": worker, "expires_at": expires_at}
 
 
 def _lease_parameters(batch: LeasedBatch, counts: Counts) -> dict[str, Any]:

@@ -37,10 +37,15 @@ ON CONFLICT (provider, event_id) DO NOTHING
 RETURNING event_id, tenant_id""")
 
 _WAITING: Final = text("""
-SELECT id, user_id, local_date, occasion_id, slot, CAST(channel AS text) AS channel, kind, occurred_at, received_at,
-       detail
-FROM delivery_events WHERE applied_at IS NULL AND received_at <= :now
-ORDER BY received_at, id LIMIT :most FOR UPDATE SKIP LOCKED""")
+SELECT e.id, e.user_id, e.local_date, e.occasion_id, e.slot, CAST(e.channel AS text) AS channel, e.kind,
+       e.occurred_at, e.received_at, e.detail
+FROM delivery_events e
+WHERE e.applied_at IS NULL AND e.received_at <= :now AND (e.received_at < :given_up_before OR NOT EXISTS (
+    SELECT FROM message_log l
+    WHERE l.user_id = e.user_id AND l.local_date = e.local_date AND l.occasion_id = e.occasion_id
+      AND l.slot = e.slot AND l.channel = e.channel AND l.state IN ('scheduled', 'sending')
+))
+ORDER BY e.received_at, e.id LIMIT :most FOR UPDATE OF e SKIP LOCKED""")
 
 _MARK_APPLIED: Final = text("""
 UPDATE delivery_events SET applied_at = :now WHERE id = ANY(CAST(:ids AS bigint[])) AND applied_at IS NULL""")
@@ -86,9 +91,14 @@ def add(
     return {row.event_id: row.tenant_id for row in rows}
 
 
-def take_waiting(connection: Connection, *, now: datetime, most: int) -> list[WaitingEvent]:
-    """Up to `most` events that wait to be applied, oldest first; nobody else gets them until the commit."""
-    rows = connection.execute(_WAITING, {"now": now, "most": most})
+def take_waiting(
+    connection: Connection, *, now: datetime, given_up_before: datetime, most: int
+) -> list[WaitingEvent]:
+    """Up to `most` events that can be applied, oldest first; nobody else gets them until the commit.
+
+    Left out are those whose message is still on its way, unless they came before `given_up_before`.
+    """
+    rows = connection.execute(_WAITING, {"now": now, "given_up_before": given_up_before, "most": most})
     return [
         WaitingEvent(
             row.id,

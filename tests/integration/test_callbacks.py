@@ -196,3 +196,32 @@ def test_who_unsubscribes_at_the_provider_is_unsubscribed_here(
     [row] = pipeline.rows("SELECT user_id, CAST(channel AS text) AS channel, occasion_id FROM unsubscribes")
     assert tuple(row) == (user_id, "email", 0)
     assert suppressed(pipeline) == []
+
+
+def test_events_of_messages_on_their_way_hold_up_no_others(
+    pipeline: Pipeline, callbacks: Callbacks, clock: SettableClock
+) -> None:
+    send(pipeline, 1_500)
+    [row] = pipeline.rows("SELECT min(user_id) AS id FROM message_log WHERE state = 'sent'")
+    waiting = pipeline.rows("SELECT user_id FROM message_log WHERE state = 'scheduled'")
+    on_their_way = [each.user_id for each in waiting]
+    assert len(on_their_way) == 1_000
+    callbacks.record("mail", [event(user_id) for user_id in on_their_way])
+    assert callbacks.record("mail", [event(row.id)]) == Recorded(recorded=1, ignored=0, applied=1)
+    assert state_of(pipeline, row.id) == ("delivered", None)
+    # After a day they are given up: such a message says nothing about its delivery any more.
+    clock.advance(timedelta(days=1, seconds=1))
+    assert callbacks.apply_waiting() == 1_000
+    assert callbacks.apply_waiting() == 0
+
+
+def test_ids_beyond_any_column_are_ids_of_no_message() -> None:
+    for text in (
+        "1.99999999999999999999.20270301.0.email",
+        "99999999999.1.20270301.0.email",
+        "1.1.20270301.99999.email",
+        "0.1.20270301.0.email",
+        "1.1.00010301.0.email",
+    ):
+        with pytest.raises(ValueError, match="not a message id"):
+            MessageKey.parse(text)

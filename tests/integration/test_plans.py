@@ -193,17 +193,28 @@ def test_what_was_enqueued_during_an_outage_is_found_by_its_instant(connection: 
     assert scanned(plan) == {"batches": {"batches_enqueue_deadline"}}
 
 
-@pytest.mark.parametrize("least", [Priority.CRITICAL, Priority.BULK])
-def test_what_waits_is_the_first_entry_of_an_index_for_each_channel(
-    connection: Connection, least: Priority
-) -> None:
+def test_what_waits_is_the_first_entry_of_an_index_for_each_channel(connection: Connection) -> None:
     def lease(connection: Connection) -> object:
         return batches.lease_waiting(
-            connection, list(Channel), worker="w", expires_at=NINE + LEASE, enqueued_before=NINE, least=least
+            connection, list(Channel), worker="w", expires_at=NINE + LEASE, enqueued_before=NINE
         )
 
     plan = plans(connection, lease)
     assert scanned(plan) == {"batches": {"batches_enqueued", "batches_pkey"}}
+
+
+def test_what_comes_before_a_batch_is_looked_for_in_its_part_of_the_index_alone(
+    connection: Connection,
+) -> None:
+    def lease(connection: Connection) -> object:
+        return batches.lease_ahead(
+            connection, list(Channel), worker="w", expires_at=NINE + LEASE, than=25, now=NINE
+        )
+
+    plan = plans(connection, lease)
+    assert scanned(plan) == {"batches": {"batches_enqueued", "batches_pkey"}}
+    looked_for = [node["Index Cond"] for node in plan if node.get("Index Name") == "batches_enqueued"]
+    assert all("ROW(" in condition for condition in looked_for)
 
 
 def _accept(connection: Connection, batch: LeasedBatch) -> object:

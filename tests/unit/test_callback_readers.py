@@ -286,6 +286,10 @@ def test_ses_events_are_read(version: str) -> None:
     ]
     assert read_sns(sns_message(Message=ses_event("Open"))) == []
     assert read_sns(sns_message(Message='"text"')) == []
+    assert (
+        read_sns(sns_message(Message="Successfully validated SNS topic for Amazon SES event publishing."))
+        == []
+    )
 
 
 def test_the_certificate_is_fetched_once() -> None:
@@ -368,6 +372,20 @@ def test_events_of_ones_own_service_are_read() -> None:
     assert (first.event_id, first.key, first.kind) == ("call-7.0", KEY, DeliveryEventKind.DELIVERED)
     assert first.occurred_at == datetime(2027, 3, 1, 9, 0, 5, tzinfo=UTC)
     assert (second.event_id, second.is_permanent, second.occurred_at) == ("call-7.2", True, NOW)
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_an_instant_beyond_all_years_is_the_time_it_came(at: str) -> None:
+    [event] = generic.read(
+        OWN, own_request({"events": [{"message_id": MESSAGE, "event": "delivered", "at": at}]})
+    )
+    assert event.occurred_at == NOW
+
+
+def test_what_no_database_takes_is_left_out_of_an_event() -> None:
+    told = sendgrid_event("bounce", sg_event_id="a\0b", type="bounce\ud800", email="ann\0@example.org")
+    [event] = sendgrid.read(SENDGRID, sendgrid_request(told))
+    assert (event.event_id, event.detail, event.address) == ("ab", "bounce bounce?", "ann@example.org")
 
 
 @pytest.mark.parametrize(

@@ -98,3 +98,23 @@ def test_a_detail_names_no_address_and_nothing_of_the_message() -> None:
         "SMTP 550: 5.1.1 [...]: […] unknown at [...] subject […]"
     )
     assert detail_of_reply(421, b"", None) == "SMTP 421"
+
+
+@pytest.mark.parametrize(
+    ("step", "said", "kind"),
+    [
+        (Step.RECIPIENT, b"5.7.1 <ann@example.org>: Relay access denied", FailureKind.PROVIDER),
+        (Step.RECIPIENT, b"5.7.1 Client host rejected: Access denied", FailureKind.PROVIDER),
+        (
+            Step.RECIPIENT,
+            b"5.7.1 Service unavailable; Client host [192.0.2.1] blocked using a list",
+            FailureKind.PROVIDER,
+        ),
+        (Step.RECIPIENT, b"5.1.1 <ann@example.org>: Recipient address rejected", FailureKind.PERMANENT),
+        (Step.FINAL_DOT, b"5.7.1 relay access denied, says the text of this message", FailureKind.PERMANENT),
+    ],
+)
+def test_a_refusal_of_us_that_was_put_off_to_the_recipient_is_the_providers(
+    step: Step, said: bytes, kind: FailureKind
+) -> None:
+    assert kind_of_reply(step, 554, said) is kind

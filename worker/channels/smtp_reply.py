@@ -8,6 +8,7 @@
 | 552, 555 or another size or syntax refusal of the sender's command | failed, permanent |
 | any other 5yz before the recipient: greeting, EHLO, STARTTLS, AUTH, the sender | failed, the provider's |
 | 530, 534, 535, 538 (RFC 4954 §6) at any step | failed, the provider's |
+| 5yz to the recipient that refuses us and not the address (relaying, our host) | failed, the provider's |
 | anything else before the final dot was sent | failed, retryable |
 | anything else after it | failed, unknown |
 
@@ -28,6 +29,11 @@ LONGEST_REPLY: Final = 65_536  # bytes, all lines of it
 _NOT_LET_IN: Final = frozenset({530, 534, 535, 538})
 # RFC 1870 §6.1 and RFC 5321 §4.1.1.11: what the sender's command says of this message is not taken.
 _TOO_MUCH_FOR_SENDER: Final = frozenset({552, 555})
+_REFUSES_US: Final = re.compile(
+    rb"relay(ing)? (access )?(is )?(denied|not permitted|not allowed|prohibited)|unable to relay|not permitted to relay"
+    rb"|client host rejected|client host .{0,80}blocked|helo command rejected|authentication required",
+    re.IGNORECASE | re.DOTALL,
+)
 _ANY_ADDRESS: Final = re.compile(rb"<[^<>\s]*>|[^\s<>@\"]+@[^\s<>@\"]+")
 
 
@@ -50,8 +56,12 @@ def is_positive(step: Step, code: int) -> bool:
     return code == 354 if step is Step.DATA else 200 <= code <= 299
 
 
-def kind_of_reply(step: Step, code: int) -> FailureKind:
-    """Whom a reply that is not positive concerns; `code` -1: it was none."""
+def kind_of_reply(step: Step, code: int, said: bytes = b"") -> FailureKind:
+    """Whom a reply that is not positive concerns; `code` -1: it was none.
+
+    Many servers put off what they have against the client until the recipient is named (Postfix's
+    `smtpd_delay_reject`), so the words decide there: the enhanced status 5.7.1 also stands for refused contents.
+    """
     if 400 <= code <= 499:
         return FailureKind.RETRYABLE
     if code in _NOT_LET_IN:
@@ -59,6 +69,8 @@ def kind_of_reply(step: Step, code: int) -> FailureKind:
     if not 500 <= code <= 599:
         return FailureKind.UNKNOWN if step is Step.FINAL_DOT else FailureKind.RETRYABLE
     if step is Step.SESSION or (step is Step.SENDER and code not in _TOO_MUCH_FOR_SENDER):
+        return FailureKind.PROVIDER
+    if step is Step.RECIPIENT and _REFUSES_US.search(said):
         return FailureKind.PROVIDER
     return FailureKind.PERMANENT
 

@@ -308,7 +308,7 @@ class SmtpSession(smtplib.SMTP):
         if is_positive(self._step, code):
             return
         raise SmtpFailure(
-            kind_of_reply(self._step, code),
+            kind_of_reply(self._step, code, said),
             category_of_reply(code),
             code=code,
             said=said,

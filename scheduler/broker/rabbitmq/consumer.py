@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from scheduler.broker.rabbitmq.receiver import Arrival, Receiver
 from scheduler.clock import Clock
-from scheduler.domain.occasion import Channel, Priority
+from scheduler.domain.occasion import Channel
 from scheduler.errors import DatabaseUnavailable
 from scheduler.store import batches
 from scheduler.store.batches import LeasedBatch
@@ -33,8 +33,6 @@ _LOOK_SECONDS: Final = 1.0
 
 _GRACE_SECONDS: Final = 0.1
 """How long RabbitMQ has to hand over the next reference after the last was settled."""
-
-_MORE_URGENT: Final = dict(zip(Priority, [None, *Priority], strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ class RabbitConsumer:
     def _deliver(
         self, arrival: Arrival | None, lease_for: timedelta, paused: Collection[Channel]
     ) -> RabbitDelivery | None:
-        """What the log has waiting that is more urgent than `arrival`, or else that; None if it is settled."""
+        """What the log has waiting that comes before `arrival`, or else that; None if it is settled."""
         try:
             if waiting := self._lease_waiting(arrival, lease_for, paused):
                 if arrival is not None:
@@ -119,21 +117,21 @@ class RabbitConsumer:
     def _lease_waiting(
         self, arrival: Arrival | None, lease_for: timedelta, paused: Collection[Channel]
     ) -> LeasedBatch | None:
-        """Lease what RabbitMQ should have named by now; while there is such, at every call."""
-        least = Priority.BULK if arrival is None else _MORE_URGENT[arrival.priority]
-        if least is None or self._clock.monotonic() < self._look_at:
+        """Lease what RabbitMQ should have named by now; while there is such, at every call.
+
+        With an arrival in hand that is whatever comes before it, however short its wait: a batch that was handed
+        back stands at the end of its queue, though it is due before all others.
+        """
+        if self._clock.monotonic() < self._look_at:
             return None
+        channels = [channel for channel in self._channels if channel not in paused]
 
         def work(connection: Connection) -> LeasedBatch | None:
             now = self._clock.now()
-            return batches.lease_waiting(
-                connection,
-                [channel for channel in self._channels if channel not in paused],
-                worker=self._worker,
-                expires_at=now + lease_for,
-                enqueued_before=now - _PATIENCE,
-                least=least,
-            )
+            lease = partial(batches.lease_waiting, enqueued_before=now - _PATIENCE)
+            if arrival is not None:
+                lease = partial(batches.lease_ahead, than=arrival.batch_id, now=now)
+            return lease(connection, channels, worker=self._worker, expires_at=now + lease_for)
 
         leased = in_transaction(self._engine, work)
         if leased is None:

@@ -120,7 +120,7 @@ class Receiver(Thread):
             channel.basic_qos(prefetch_count=1)
             channel.add_on_cancel_callback(_lose_queue)
             for queue in self._queues:
-                channel.basic_consume(queue, self._arrive)
+                channel.basic_consume(queue, partial(self._arrive, queue))
             self._connection = connection
             self._rest_seconds = _FIRST_REST_SECONDS
             self.is_cut_off = False
@@ -137,15 +137,21 @@ class Receiver(Thread):
                 connection.close()
 
     def _arrive(
-        self, channel: BlockingChannel, method: Basic.Deliver, _properties: BasicProperties, content: bytes
+        self,
+        queue: str,
+        channel: BlockingChannel,
+        method: Basic.Deliver,
+        _properties: BasicProperties,
+        content: bytes,
     ) -> None:
         try:
             batch_id = decode(content).batch_id
         except ValueError:
-            logger.bind(queue=method.routing_key).error("undecodable_message_rejected")
+            logger.bind(queue=queue).error("undecodable_message_rejected")
             channel.basic_reject(method.delivery_tag, requeue=False)
             return
-        sent_by, priority = topology.parse_routing_key(method.routing_key)
+        # By its queue: whoever moves references by hand does not keep the routing key.
+        sent_by, priority = topology.parse_queue_name(queue)
         arrived_at = self._clock.monotonic()
         with self._arrived:
             self._waiting.append(

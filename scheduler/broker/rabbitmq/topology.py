@@ -39,9 +39,9 @@ def routing_key(channel: Channel, priority: Priority) -> str:
     return f"{channel}.{priority}"
 
 
-def parse_routing_key(key: str) -> tuple[Channel, Priority]:
-    """The channel and the priority that `routing_key` was made of."""
-    channel, _, priority = key.partition(".")
+def parse_queue_name(name: str) -> tuple[Channel, Priority]:
+    """The channel and the priority that `queue_name` was made of."""
+    channel, _, priority = name.removeprefix(f"{EXCHANGE}.").partition(".")
     return Channel(channel), Priority(priority)
 
 
