@@ -30,7 +30,7 @@ check: .venv/.development ## format, lint, types, import contracts, quick tests:
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest tests/unit tests/architecture
+	$(BIN)/pytest -n 2 tests/unit tests/architecture
 
 bench: .venv/.development ## plan a million messages and drain them through each provider: prints rates
 	$(BIN)/python -m tests.bench.million
