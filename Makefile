@@ -20,9 +20,9 @@ setup: .venv/.development ## make .venv with all that the other targets need
 run: .venv/.runtime ## start everything with made-up people and show their messages going out
 	$(BIN)/daybreak demo
 
-test: check rabbitmq ## everything: check, the tests that need servers or patience, short forms of bench and load
+test: check rabbitmq nginx ## everything: check, the tests that need servers or patience, short forms of bench and load
 	$(BIN)/pytest -n 2 --dist worksteal $(SLOW_TESTS)
-	$(BIN)/python -m tests.bench.million --messages 20000
+	$(BIN)/python -m tests.bench --short
 	$(BIN)/python -m tests.load.api --users 800
 
 check: .venv/.development ## format, lint, types, import contracts, quick tests: under a minute
@@ -32,8 +32,8 @@ check: .venv/.development ## format, lint, types, import contracts, quick tests:
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n 2 tests/unit tests/architecture
 
-bench: .venv/.development ## plan a million messages and drain them through each provider: prints rates
-	$(BIN)/python -m tests.bench.million
+bench: .venv/.development .venv-peers/.installed rabbitmq nginx ## rates beside peers and limits: a table, JSON, a chart
+	$(BIN)/python -m tests.bench
 
 faults: .venv/.development rabbitmq ## kill and pause real processes and servers, then compare log and ledger
 	TEST_SCALE=full $(BIN)/pytest tests/faults
@@ -46,6 +46,7 @@ lock: .venv/.created ## write the lock files from pyproject.toml (UPGRADE=1: wit
 	$(COMPILE) pyproject.toml --group build --group dev --constraints requirements.lock \
 		--output-file requirements-dev.lock
 	$(COMPILE) --group installer --output-file requirements-installer.lock
+	$(COMPILE) tests/bench/peers.in --output-file tests/bench/peers.lock
 
 # Debian ships Python without what makes virtual environments work.
 .venv/.created: requirements-installer.lock
@@ -65,6 +66,23 @@ rabbitmq:
 		then apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
 			apt-get -qq install --yes --no-install-recommends rabbitmq-server; \
 		else echo "the tests need RabbitMQ: run 'sudo apt-get install rabbitmq-server' first" >&2; exit 1; fi
+
+# The benchmark's sink, from Debian too. Its service is not started.
+.PHONY: nginx
+nginx:
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+		then apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+			apt-get -qq install --yes --no-install-recommends nginx-light; \
+		else echo "the benchmark needs nginx: run 'sudo apt-get install nginx-light' first" >&2; exit 1; fi
+
+# What the benchmark compares with, and what draws its chart, in an environment of its own.
+.venv-peers/.installed: .venv/.created tests/bench/peers.lock
+	@echo 'installing tests/bench/peers.lock'
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	@$(BIN)/uv pip install --quiet --python .venv-peers/bin/python --require-hashes -r tests/bench/peers.lock \
+		|| .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
+			-r tests/bench/peers.lock
+	@touch $@
 
 # The project itself is built by the locked setuptools: nothing is downloaded that no hash guards.
 .venv/.runtime: .venv/.created requirements.lock pyproject.toml

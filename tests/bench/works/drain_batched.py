@@ -1,0 +1,36 @@
+"""Drain: 500 messages in each HTTP request, through RabbitMQ, the log on PostgreSQL with fsync on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from tests.bench.databases import database
+from tests.bench.environment import Environment
+from tests.bench.limits import sql_drain_rate
+from tests.bench.measures import LIMIT, OURS, Result, summarize
+from tests.bench.ours import drain_rate, our_processes
+from tests.bench.rounds import alternate
+
+UNIT = "messages/s"
+_CONNECTIONS = 4
+
+
+def measure(environment: Environment) -> Sequence[Result]:
+    """Ours beside the bare statements of the same reads and updates."""
+    url = environment.nginx.url
+    users = environment.sizes.batched_drain
+    with (
+        database(environment.server, "drain_batched") as own,
+        # The limit writes in a database of its own, where no scheduler looks for what is due.
+        database(environment.server, "drain_limit") as bare,
+        our_processes(environment, own, url, batched=True),
+    ):
+        for each in (own, bare):
+            each.add_users(users)
+        contestants = {
+            OURS: partial(drain_rate, environment, own),
+            LIMIT: partial(sql_drain_rate, bare, _CONNECTIONS),
+        }
+        rounds = alternate(environment, UNIT, contestants)
+    return [summarize("drain, 500 messages a request", UNIT, rounds)]

@@ -1,0 +1,38 @@
+"""Drain: one HTTP request for each message, through RabbitMQ, the log on PostgreSQL with fsync on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from tests.bench.databases import database
+from tests.bench.environment import Environment
+from tests.bench.limits import curl_rate
+from tests.bench.measures import LIMIT, OURS, Result, summarize
+from tests.bench.ours import drain_rate, our_processes
+from tests.bench.peer_runs import PEERS, PeerRuns
+from tests.bench.rounds import Contestants, alternate
+
+UNIT = "messages/s"
+
+
+def measure(environment: Environment) -> Sequence[Result]:
+    """Ours beside the peers and a bare libcurl loop, all against the same nginx."""
+    size, url = environment.sizes.drain, environment.nginx.url
+    with (
+        database(environment.server, "drain_single") as own,
+        our_processes(environment, own, url),
+        PeerRuns(environment) as runs,
+    ):
+        own.add_users(size)
+        contestants: Contestants = {
+            OURS: partial(drain_rate, environment, own),
+            LIMIT: partial(curl_rate, url, size),
+            **({peer.name: partial(runs.rate, peer, url) for peer in PEERS} if environment.peers else {}),
+        }
+        before = environment.nginx.requests()
+        rounds = alternate(environment, UNIT, contestants)
+    asked = environment.nginx.requests() - before
+    if asked < 2 * size * len(rounds):
+        environment.note(f"NGINX SAW ONLY {asked:,} requests")
+    return [summarize("drain, one request a message", UNIT, rounds)]
