@@ -27,6 +27,7 @@ _ANY_INSTANT = datetime(2000, 1, 1, tzinfo=UTC)
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # A field of a body, as `worker/templates.py` has it.
 _FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 # RFC 3986 §3.1: what an address begins with.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -89,6 +90,17 @@ def http_url(value: object) -> object:
         if parts.username is not None or parts.fragment or not parts.hostname:
             raise ValueError("no host, or credentials or a fragment in the address")
     return _address(value, "http", "https")
+
+
+def origins(value: object) -> object:
+    """Origins of web pages (RFC 6454 §6.2), as browsers send them: scheme, host and port."""
+    if not isinstance(value, str):
+        return value
+    listed = tuple(each.strip() for each in value.split(",") if each.strip())
+    for each in listed:
+        if not _ORIGIN.fullmatch(each):
+            raise ValueError("not an origin")
+    return listed
 
 
 def quiet_hours(value: object) -> object:

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from scheduler import setting_values as values
+from scheduler.api_settings import ApiSettings
 from scheduler.domain.duration import format_duration
 from scheduler.domain.message import ENVELOPE_FIELDS, TEXT_FIELDS
 from scheduler.domain.quiet_hours import QuietHours
@@ -37,7 +38,7 @@ MASK = "********"
 Source = Literal["environment", ".env", "default"]
 
 
-class Settings(BaseSettings):
+class Settings(ApiSettings):
     """Every setting, with its default; the text below each is its meaning.
 
     Built from arguments alone: the environment is read by `load_settings` only.
@@ -185,7 +186,7 @@ class Settings(BaseSettings):
     secret_key: Annotated[
         SecretStr | None, Field(min_length=32), Takes("a secret text of at least 32 characters")
     ] = None
-    """Key that links sent to recipients are signed with; absent: no such links are sent."""
+    """Key that API keys are kept under and links to recipients are signed with; absent: no links, no API keys."""
 
     quiet_hours: Annotated[
         QuietHours | None, BeforeValidator(values.quiet_hours), Takes("a part of the day: 22:00-08:00")
@@ -315,16 +316,17 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
 
 
 def describe_settings(settings: Settings) -> list[SettingDescription]:
-    """Every setting in the order of the class; fit to be printed, since secrets are masked."""
+    """Every setting, those of the API's conduct last; fit to be printed, since secrets are masked."""
+    names = sorted(Settings.model_fields, key=lambda name: name in ApiSettings.model_fields)
     return [
         SettingDescription(
             name=name,
             variable=_variable(name),
             value=_shown(getattr(settings, name)),
             source=settings.source_of(name),
-            meaning=field.description or "",
+            meaning=Settings.model_fields[name].description or "",
         )
-        for name, field in Settings.model_fields.items()
+        for name in names
     ]
 
 

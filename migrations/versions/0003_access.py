@@ -46,13 +46,15 @@ CREATE INDEX audit_log_by_subject ON audit_log (tenant_id, kind, subject, id);
 """
 
 REPEATS = """
--- A row without a status is a request under way.
+-- A row without a status is a request under way, or one whose answer was lost. `took_effect` is written in the
+-- transaction that the request commits: only where it is false may the request be made again.
 CREATE TABLE idempotency_keys (
     tenant_id integer NOT NULL,
     key text NOT NULL,
     actor text NOT NULL,
     fingerprint bytea NOT NULL,
     created_at timestamptz NOT NULL,
+    took_effect boolean NOT NULL DEFAULT false,
     status smallint,
     headers jsonb,
     body bytea,
@@ -70,6 +72,12 @@ CREATE TABLE erased_users (
     erased_at timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, external_id_hash)
 );
+CREATE INDEX deleted_users_by_user ON deleted_users (user_id);
+"""
+
+# A tenant's users in order of id: without it a page of a small tenant's reads through those of the large ones.
+USERS = """
+CREATE UNIQUE INDEX users_by_tenant ON users (tenant_id, id);
 """
 
 OCCASIONS = """
@@ -77,7 +85,31 @@ ALTER TABLE occasions DROP CONSTRAINT occasions_kind_check;
 ALTER TABLE occasions
     ADD CONSTRAINT occasions_kind_check CHECK (kind IN ('yearly', 'fixed', 'rrule', 'once', 'ad_hoc')),
     ADD archived_at timestamptz,
-    ADD paused_at timestamptz;
+    ADD paused_at timestamptz,
+    -- An edit is replanned for everyone in turn: as of when, and which user is next. NULL: it is done.
+    ADD replan_from timestamptz,
+    ADD replan_after bigint,
+    ADD CHECK (num_nulls(replan_from, replan_after) IN (0, 2)),
+    ADD CHECK (archived_at IS NULL OR NOT active),
+    ADD CHECK (paused_at IS NULL OR active);
+
+-- A held batch belongs to an occasion that pauses. It is not looked at again before that ends, however many there are.
+ALTER TABLE batches ADD held boolean NOT NULL DEFAULT false CHECK (NOT held OR state = 'pending');
+DROP INDEX batches_pending;
+CREATE INDEX batches_pending ON batches (due_at) WHERE state = 'pending' AND NOT held;
+CREATE INDEX batches_held ON batches (occasion_id, send_at) WHERE held;
+
+-- Each request to send ad hoc is a row: what is planned must not be searched for among them.
+CREATE INDEX occasions_planned ON occasions (tenant_id, id) WHERE kind <> 'ad_hoc';
+CREATE INDEX occasions_being_replanned ON occasions (id) WHERE replan_from IS NOT NULL;
+CREATE INDEX occasions_active ON occasions (id) WHERE active;
+CREATE INDEX occasions_ad_hoc ON occasions (tenant_id, id) WHERE kind = 'ad_hoc';
+CREATE INDEX occasions_by_group ON occasions (tenant_id, group_key) WHERE group_key IS NOT NULL;
+CREATE INDEX batches_by_occasion ON batches (occasion_id, id);
+
+-- Messages lie in the order of their send times, as they were planned: some bytes for each megabyte tell which of
+-- them a range of time may be in. What delivery changes is not named by it.
+CREATE INDEX message_log_by_send_at ON message_log USING brin (send_at) WITH (autosummarize = on);
 
 -- A provider that an operator has put on hold is given nothing by any worker.
 CREATE TABLE provider_holds (
@@ -143,7 +175,7 @@ CREATE POLICY one_tenant ON {table} USING (
 
 def upgrade() -> None:
     """Add to what is there."""
-    for statements in (ACCESS, REPEATS, FORGOTTEN, OCCASIONS, UNCHANGING):
+    for statements in (ACCESS, REPEATS, FORGOTTEN, USERS, OCCASIONS, UNCHANGING):
         op.execute(statements)
     for table in TENANT_TABLES:
         op.execute(ONE_TENANT.format(table=table, column="tenant_id"))
