@@ -27,6 +27,7 @@ JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"  # RFC 7396 §4
 
 _DEEPEST_NESTING: Final = 32
+_LARGEST_WHOLE: Final = 2**53
 
 # A string, ended or not, is one token: so the scan is linear for any text.
 _TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
@@ -43,7 +44,7 @@ def read_body(model: type[Model], media_types: Collection[str] = (JSON,)) -> Mod
     try:
         return model.model_validate(_parse(_text()))
     except ValidationError as error:
-        raise InvalidInput(field_errors(error)) from None
+        raise InvalidInput(field_errors(error, model.model_fields)) from None
 
 
 def check_media_type(media_types: Collection[str]) -> str:
@@ -113,8 +114,11 @@ def _integer(digits: str) -> int:
 
 
 def _finite(digits: str) -> float:
+    """A number; a whole one is the same however it is written (1.0, 1e3), as JSON Schema has it."""
     value = float(digits)
-    return value if math.isfinite(value) else _refuse_number(digits)
+    if not math.isfinite(value):
+        return _refuse_number(digits)
+    return int(value) if value.is_integer() and abs(value) <= _LARGEST_WHOLE else value
 
 
 def _refuse_number(_digits: str) -> NoReturn:

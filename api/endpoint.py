@@ -34,6 +34,8 @@ class Endpoint:
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
     answer_types: tuple[str, ...] = (JSON,)
     errors: tuple[HTTPStatus, ...] = ()
+    is_of_installation: bool = False
+    """Whether it changes what all tenants share: then it is for callers of the first tenant, who runs it all."""
     is_listed: bool = True
     """Whether the OpenAPI document tells of it; pages for people are not in it."""
 

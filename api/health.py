@@ -15,6 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api.answers import json_answer
+from api.endpoint import endpoint
+from api.models.health import AliveAnswer, HealthAnswer
 from api.problems import RETRY_AFTER_SECONDS, Problem, Refused
 from api.services import services
 from scheduler.jobs.run import JOBS
@@ -29,12 +31,14 @@ _OLD_SCHEMA: Final = "the database's schema is not that of this release: run `da
 
 
 @health.get("/live")
+@endpoint(None, answers={200: AliveAnswer})
 def live() -> Response:
     """The process answers."""
     return json_answer({"status": "ok"})
 
 
 @health.get("/ready")
+@endpoint(None, answers={200: AliveAnswer}, errors=(HTTPStatus.SERVICE_UNAVAILABLE,))
 def ready() -> Response:
     """The database answers and has this release's schema."""
     _require_schema()
@@ -42,6 +46,7 @@ def ready() -> Response:
 
 
 @health.get("")
+@endpoint(None, answers={200: HealthAnswer}, errors=(HTTPStatus.SERVICE_UNAVAILABLE,))
 def summary() -> Response:
     """The database, its schema, and the last run of each job."""
     schema = _require_schema()

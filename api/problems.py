@@ -13,19 +13,21 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
-from flask import Flask, request
+from flask import Flask, Response, current_app, request
 from loguru import logger
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import NotFound as NoSuchPath
 from werkzeug.wrappers import Response as BaseResponse
 
 from api.answers import json_answer
+from api.paths import no_such_path
 from api.queries import InvalidQuery
 from api.request_log import request_id, route
 from scheduler.domain.user import field_errors
-from scheduler.errors import Conflict, InvalidInput, NotFound, Unavailable
+from scheduler.errors import Conflict, InvalidInput, NotFound, Unavailable, VersionConflict
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -63,8 +65,21 @@ def register_problems(app: Flask) -> None:
 def _answer(error: Exception) -> BaseResponse:
     if isinstance(error, HTTPException) and (error.code or 500) < HTTPStatus.BAD_REQUEST:
         return error.get_response()
-    problem = _problem(error)
-    body = {
+    return problem_answer(_problem(error))
+
+
+def problem_answer(problem: Problem) -> Response:
+    """The answer that says `problem`."""
+    return json_answer(_body(problem), problem.status, problem.headers, media_type=MEDIA_TYPE)
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """The problem that an error is, for an answer that has begun; notes it in the log as ever."""
+    return _body(_problem(error))
+
+
+def _body(problem: Problem) -> dict[str, Any]:
+    return {
         "type": problem.type,
         "title": problem.title,
         "status": problem.status,
@@ -73,7 +88,6 @@ def _answer(error: Exception) -> BaseResponse:
         "request_id": request_id(),
         **problem.members,
     }
-    return json_answer(body, problem.status, problem.headers, media_type=MEDIA_TYPE)
 
 
 def _problem(error: Exception) -> Problem:
@@ -88,16 +102,38 @@ def _problem(error: Exception) -> Problem:
             return Problem(HTTPStatus.NOT_FOUND, "Not found", str(error), "/problems/not-found")
         case Conflict():
             return Problem(HTTPStatus.CONFLICT, "Conflict", str(error), "/problems/conflict")
+        case VersionConflict():
+            return stale(str(error))
         case Unavailable() | OperationalError() | InterfaceError() | InternalError() | PoolTimeout():
             return _unavailable(error)
         case _:
             return _unexpected(error)
 
 
+def stale(detail: str) -> Problem:
+    """The answer to a write that was meant for another version."""
+    return Problem(
+        HTTPStatus.PRECONDITION_FAILED, "Precondition failed", detail, "/problems/precondition-failed"
+    )
+
+
 def _http_problem(error: HTTPException) -> Problem:
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
-    return Problem(status, error.name, error.description or "", headers=headers)
+    return Problem(status, error.name, _helpful(error), headers=headers)
+
+
+def _helpful(error: HTTPException) -> str:
+    """What to do instead, where the framework's own words do not say it."""
+    match error:
+        case MethodNotAllowed():
+            return f"{request.method} is not for this path, which takes {', '.join(sorted(error.valid_methods or ()))}"
+        case NoSuchPath() if request.url_rule is None:
+            return no_such_path(request.path, current_app.url_map)
+        case RequestEntityTooLarge():
+            return "the body is larger than this path takes"
+        case _:
+            return error.description or ""
 
 
 def _invalid(error: InvalidInput | ValidationError) -> Problem:

@@ -26,14 +26,16 @@ class InvalidQuery(InvalidInput):
 class NoQuery(BaseModel):
     """Of a resource that takes no parameters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class PageQuery(NoQuery):
     """What every list takes. A cursor is what an earlier page gave as `next_cursor`, unchanged."""
 
     limit: Annotated[int, Field(ge=1, le=MOST_IN_PAGE)] = 50
-    cursor: Annotated[str, Field(max_length=_MOST_CURSOR_CHARACTERS)] | None = None
+    cursor: Annotated[str, Field(max_length=_MOST_CURSOR_CHARACTERS, pattern="^[A-Za-z0-9_-]*$")] | None = (
+        None
+    )
 
 
 Query = TypeVar("Query", bound=BaseModel)
@@ -48,7 +50,7 @@ def read_query(model: type[Query]) -> Query:
     try:
         return model.model_validate_strings({name: all_of[0] for name, all_of in given.items()})
     except ValidationError as error:
-        raise InvalidQuery(field_errors(error)) from None
+        raise InvalidQuery(field_errors(error, model.model_fields, "parameter")) from None
 
 
 def to_cursor(kind: str, position: str) -> str:

@@ -46,6 +46,7 @@ THREADS: Final = 8
 _SILENCE_SECONDS: Final = 30
 _KEEPALIVE_SECONDS: Final = 75
 _STUCK_SECONDS: Final = 60
+_LONGEST_REQUEST_LINE: Final = 8190  # the most that gunicorn can be told
 
 _REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
     LimitRequestLine: (414, "URI Too Long"),
@@ -57,9 +58,13 @@ _REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
 def run_api(settings: Settings, stop: Event) -> None:
     """Serve until SIGTERM or SIGINT; `stop` is looked at once, in case it was set before this began.
 
-    Raises ConfigurationError where there is no database to serve from. Ends the process.
+    Raises ConfigurationError where there is no database to serve from, or where callers must prove who they are and
+    there is no secret key for it. Ends the process.
     """
-    _engine(settings).dispose()
+    engine = _engine(settings)
+    # What is set wrongly is to stop the start, not each of the processes that serve.
+    create_app(settings, engine, SystemClock())
+    engine.dispose()
     logger.bind(host=settings.api_host, port=settings.api_port, workers=settings.api_workers).info(
         "api_started"
     )
@@ -91,6 +96,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no t
             "graceful_timeout": self._settings.stop_deadline_seconds,
             "timeout": _STUCK_SECONDS,
             "keepalive": _KEEPALIVE_SECONDS,
+            "limit_request_line": _LONGEST_REQUEST_LINE,
             "loglevel": "warning",
             "errorlog": None,
             "control_socket_disable": True,

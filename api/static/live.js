@@ -5,6 +5,7 @@ const POLL_MILLISECONDS = 1000;
 const ANSWER_MILLISECONDS = 8000;
 const MOST_SHOWN = 60;
 const MOST_CHIPS = 4;
+const KEY = "daybreak-key"; // kept until the tab is closed
 const MAP = { top: 85, width: 360, height: 145 }; // degrees; the map ends at 60° south
 
 const byId = (id) => document.getElementById(id);
@@ -12,15 +13,38 @@ const SVG = "http://www.w3.org/2000/svg";
 
 const page = {
   tag: null, overview: null, clockAhead: 0, failures: 0,
-  known: null, arriving: [], arrivalTimer: null, places: new Map(),
+  known: null, arriving: [], arrivalTimer: null, places: new Map(), isLockedOut: false,
 };
 
 const now = () => Date.now() + page.clockAhead;
 
 /* ---- asking ---- */
 
+/* A key in the fragment never reaches the server by itself; it is taken out of the address, which others may see. */
+function keepKey() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (!given) return;
+  sessionStorage.setItem(KEY, given);
+  history.replaceState(null, "", location.pathname + location.search);
+  page.isLockedOut = false;
+}
+
+function enterKey(event) {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, byId("key").value.trim());
+  byId("key").value = "";
+  page.isLockedOut = false;
+  byId("door").hidden = true;
+}
+
+function lockOut() {
+  sessionStorage.removeItem(KEY);
+  page.isLockedOut = true;
+  byId("door").hidden = false;
+}
+
 async function poll() {
-  if (!document.hidden) {
+  if (!document.hidden && !page.isLockedOut) {
     try {
       await ask();
       page.failures = 0;
@@ -34,8 +58,11 @@ async function poll() {
 
 async function ask() {
   const headers = page.tag ? { "If-None-Match": page.tag } : {};
+  const key = sessionStorage.getItem(KEY);
+  if (key) headers.Authorization = `Bearer ${key}`;
   const signal = AbortSignal.timeout(ANSWER_MILLISECONDS);
   const answer = await fetch("/api/v1/overview", { headers, signal, cache: "no-store" });
+  if (answer.status === 401 || answer.status === 403) return lockOut();
   if (answer.status !== 304 && !answer.ok) throw new Error(`answered ${answer.status}`);
   const served = Date.parse(answer.headers.get("Daybreak-Now"));
   if (!Number.isNaN(served)) page.clockAhead = served - Date.now();
@@ -47,10 +74,10 @@ async function ask() {
 
 function showState() {
   const state = byId("state");
-  const name = page.failures > 1 ? "lost" : "live";
+  const name = page.isLockedOut ? "locked" : page.failures > 1 ? "lost" : "live";
   if (state.dataset.state === name) return;
   state.dataset.state = name;
-  state.textContent = name === "live" ? "Live" : "No answer, trying again";
+  state.textContent = { live: "Live", lost: "No answer, trying again", locked: "Waiting for a key" }[name];
 }
 
 /* ---- words ---- */
@@ -421,4 +448,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawSky);
 redraw();
 setInterval(redraw, 30_000);
 setInterval(tick, 1000);
+addEventListener("hashchange", keepKey);
+byId("door").addEventListener("submit", enterKey);
+keepKey();
 poll();

@@ -13,10 +13,9 @@ from sqlalchemy import Engine, text
 from api.app import create_app
 from api.bodies import MOST_BODY_BYTES
 from scheduler.clock import SettableClock
-from scheduler.settings import Settings
 from scheduler.store import users
 from scheduler.store.database import create_database_engine
-from tests.fixtures.api import USERS, a_user, add_user, api_client, body_of, places, problem
+from tests.fixtures.api import OPEN, USERS, a_user, add_user, api_client, body_of, places, problem
 
 JSON = "application/json"
 CANARY = "canary-7f3a"
@@ -265,7 +264,7 @@ def test_a_database_that_is_away_is_a_problem_to_come_back_after(
         pool_size=1,
         application_name="daybreak-tests",
     )
-    client = create_app(Settings(), away, clock).test_client()
+    client = create_app(OPEN, away, clock).test_client()
     for response in (
         client.get(USERS),
         client.post(USERS, json=a_user()),

@@ -5,10 +5,9 @@ from sqlalchemy import Engine, text
 from api.app import create_app
 from scheduler.clock import SettableClock
 from scheduler.jobs.run import JobRunner
-from scheduler.settings import Settings
 from scheduler.store.database import create_database_engine
 from scheduler.store.job_runs import Trigger
-from tests.fixtures.api import api_client, body_of, problem
+from tests.fixtures.api import OPEN, api_client, body_of, problem
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def test_without_a_database_the_process_lives_and_is_not_ready(clock: SettableCl
     away = create_database_engine(
         "postgresql://nobody@127.0.0.1:1/none", pool_size=1, application_name="daybreak-tests"
     )
-    client = create_app(Settings(), away, clock).test_client()
+    client = create_app(OPEN, away, clock).test_client()
     assert body_of(client.get("/health/live")) == {"status": "ok"}
     for path in ("/health/ready", "/health"):
         response = client.get(path)

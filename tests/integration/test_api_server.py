@@ -57,6 +57,7 @@ class Server:
             "DAYBREAK_DATABASE_URL": database_url,
             "DAYBREAK_API_PORT": str(self.port),
             "DAYBREAK_LOG_FORMAT": "json",
+            "DAYBREAK_API_AUTHENTICATION": "none",
         }
         with log.open("wb") as errors:
             self.process = subprocess.Popen(PROGRAM, env=environment, cwd=log.parent, stderr=errors)
@@ -143,7 +144,7 @@ def test_a_request_under_way_is_finished_before_it_stops(server: Server) -> None
         wait_until(lambda: not server.is_listening(), "the API takes no more connections")
         caller.send(chunk(ROWS[1]) + chunk(b""))
         done = answer(caller)
-    assert (done.status, done.body[:9]) == (200, b'{"read":2')
+    assert (done.status, done.json["read"]) == (200, 2)
     assert server.process.wait(timeout=30) == 0
 
 
@@ -180,10 +181,19 @@ def test_a_body_that_breaks_off_writes_nothing(server: Server) -> None:
     assert server.ask("GET", USERS).json["users"] == []
 
 
-def test_without_a_database_it_ends_with_one_clear_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"DAYBREAK_API_AUTHENTICATION": "none"}, "DAYBREAK_DATABASE_URL"),
+        ({"DAYBREAK_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "DAYBREAK_SECRET_KEY"),
+    ],
+)
+def test_without_what_it_needs_it_ends_with_one_clear_line(
+    tmp_path: Path, settings: dict[str, str], named: str
+) -> None:
     ended = subprocess.run(
         PROGRAM,
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"]} | settings,
         cwd=tmp_path,
         capture_output=True,
         check=False,
@@ -192,4 +202,4 @@ def test_without_a_database_it_ends_with_one_clear_line(tmp_path: Path) -> None:
     )
     assert ended.returncode == CONFIGURATION_EXIT
     assert len(ended.stderr.splitlines()) == 1
-    assert ended.stderr.startswith("DAYBREAK_DATABASE_URL")
+    assert ended.stderr.startswith(named)

@@ -1,30 +1,34 @@
 """Create, read, change and delete users over HTTP at sixteen connections, each write with its replanning.
 
-    python -m tests.load.api [--users N] [--connections N]
+    python -m tests.load.api [--users N] [--connections N] [--processes N] [--reads N]
 
-The API is the real server in a process of its own beside PostgreSQL with fsync on, the clients are processes as
-well, so that they do not share an interpreter with what they measure. Anything but the expected status ends the run.
+The API is the real server in processes of its own beside PostgreSQL with fsync on; the client is one light loop
+(`client`). Each answer is checked, and in the end the database is compared with what was answered. Rates depend on
+what else the machine does; the processor time of a request, printed for each side, hardly does.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection
+from itertools import cycle, islice
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Final
 
 import click
+import psutil
+from sqlalchemy import Engine, text
 
 from deploy.embedded import start_embedded
 from scheduler.logs import configure_logs
@@ -32,15 +36,22 @@ from scheduler.store import migrate
 from scheduler.store.database import create_database_engine
 from tests.fixtures.ports import free_port
 from tests.fixtures.waiting import wait_until
+from tests.load.client import Request, answers, request
 
-_JSON: Final = {"Content-Type": "application/json"}
+USERS: Final = "/api/v1/users"
+_ZONES: Final = ("Europe/Berlin", "America/New_York", "Asia/Tokyo", "Africa/Lagos")
+_ID: Final = re.compile(rb'"id":(\d+),"external_id":"load-(\d+)"')
+_PLANNED: Final = re.compile(rb'"planned":(\d+)')
+_REMOVED: Final = re.compile(rb'"removed":(\d+)')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the load and print its table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--users", type=int, default=16_000)
+    parser.add_argument("--reads", type=int, default=0, help="requests that read; 0: one for each user")
     parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--processes", type=int, default=2, help="processes that serve the API")
     options = parser.parse_args(arguments)
     configure_logs(level="WARNING", log_format="human", service="load")
     with tempfile.TemporaryDirectory(prefix="daybreak-load-") as folder:
@@ -49,26 +60,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with start_embedded(root / "postgresql") as server:
             engine = create_database_engine(server.url, pool_size=1, application_name="daybreak-load")
             migrate.upgrade(engine)
+            with _api(server.url, root, options.processes) as (port, process):
+                load = _Load(port, options.connections, process, engine)
+                load.run(options.users, options.reads or options.users)
             engine.dispose()
-            with _api(server.url, root) as port:
-                _run(port, options.users, options.connections)
 
 
 @contextmanager
-def _api(database_url: str, root: Path) -> Iterator[int]:
+def _api(database_url: str, root: Path, processes: int) -> Iterator[tuple[int, psutil.Process]]:
     port = free_port()
     environment = os.environ | {
         "DAYBREAK_DATABASE_URL": database_url,
         "DAYBREAK_DATA_DIR": str(root),
         "DAYBREAK_API_PORT": str(port),
-        "DAYBREAK_API_WORKERS": "2",
-        "DAYBREAK_POOL_SIZE": "16",
+        "DAYBREAK_API_WORKERS": str(processes),
+        "DAYBREAK_API_AUTHENTICATION": "none",
+        "DAYBREAK_API_REQUESTS_PER_MINUTE": "0",
         "DAYBREAK_LOG_LEVEL": "WARNING",
     }
     with subprocess.Popen([sys.executable, "-m", "api"], env=environment) as server:
         try:
             wait_until(partial(_is_ready, port), "the API is ready")
-            yield port
+            yield port, psutil.Process(server.pid)
         finally:
             server.send_signal(signal.SIGTERM)
 
@@ -84,85 +97,107 @@ def _is_ready(port: int) -> bool:
         connection.close()
 
 
-def _run(port: int, users: int, connections: int) -> None:
-    shares = [range(users)[number::connections] for number in range(connections)]
-    with ProcessPoolExecutor(connections) as clients:
-        ids: list[list[int]] = [[] for _ in shares]
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """The four kinds of requests, one after the other, on one server and its database."""
+
+    port: int
+    connections: int
+    server: psutil.Process
+    engine: Engine
+
+    def run(self, users: int, reads: int) -> None:
         click.echo(
-            f"{'':<10}{'requests':>9}{'per second':>12}{'p50':>9}{'p95':>9}{'p99':>9}   at {connections} connections"
+            f"{'':<8}{'requests':>9}{'per second':>12}{'p50':>9}{'p95':>9}{'p99':>9}   processor ms a request:"
+            " API, PostgreSQL, client"
         )
-        for name, call in (("create", _create), ("read", _read), ("change", _change), ("delete", _delete)):
-            work = ids if name != "create" else [list(share) for share in shares]
-            started = perf_counter()
-            answers = list(clients.map(partial(_client, port, call), work))
-            seconds = perf_counter() - started
-            if name == "create":
-                ids = [created for created, _ in answers]
-            _report(name, [latency for _, latencies in answers for latency in latencies], seconds)
+        created = self._measure("create", [_create(number) for number in range(users)])
+        numbers = {int(found[1]): int(found[2]) for body in created if (found := _ID.search(body))}
+        _compare("users with ids of their own", len(numbers), users)
+        _compare("messages planned", _sum(_PLANNED, created), self._count("message_log"))
+        work = list(numbers.items())
+        self._measure("read", [_read(*each) for each in islice(cycle(work), reads)])
+        self._measure("change", [_change(*each) for each in work])
+        left = self._count("message_log")
+        deleted = self._measure("delete", [_delete(user_id) for user_id in numbers])
+        _compare("messages removed", _sum(_REMOVED, deleted), left)
+        for table, rows in (
+            ("users", 0),
+            ("message_log", 0),
+            ("deleted_users", users),
+            ("audit_log", 3 * users),
+        ):
+            _compare(f"rows of {table}", self._count(table), rows)
 
-
-def _report(name: str, latencies: list[float], seconds: float) -> None:
-    ordered = sorted(latencies)
-    percentiles = "".join(
-        f"{1000 * ordered[int(share * (len(ordered) - 1))]:>6.1f} ms" for share in (0.5, 0.95, 0.99)
-    )
-    click.echo(f"{name:<10}{len(ordered):>9,}{len(ordered) / seconds:>12,.0f}{percentiles}")
-
-
-def _client(
-    port: int, call: Callable[[HTTPConnection, int], int], work: Sequence[int]
-) -> tuple[list[int], list[float]]:
-    """One connection's work: what each call answered, and how long it took in seconds."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=60)
-    results, latencies = [], []
-    for number in work:
+    def _measure(self, name: str, requests: Sequence[Request]) -> list[bytes]:
+        before = self._processor_seconds()
         started = perf_counter()
-        results.append(call(connection, number))
-        latencies.append(perf_counter() - started)
-    connection.close()
-    return results, latencies
+        found = list(answers(self.port, requests, self.connections))
+        seconds = perf_counter() - started
+        spent = [after - earlier for after, earlier in zip(self._processor_seconds(), before, strict=True)]
+        ordered = sorted(latency for _, latency in found)
+        percentiles = "".join(
+            f"{1000 * ordered[int(share * (len(ordered) - 1))]:>6.1f} ms" for share in (0.5, 0.95, 0.99)
+        )
+        costs = "".join(f"{1000 * each / len(found):>7.3f}" for each in spent)
+        click.echo(f"{name:<8}{len(found):>9,}{len(found) / seconds:>12,.0f}{percentiles}  {costs}")
+        return [body for body, _ in found]
+
+    def _processor_seconds(self) -> tuple[float, float, float]:
+        """What the API, PostgreSQL (sessions of the API alone) and this client have used so far."""
+        with self.engine.connect() as connection:
+            sessions = connection.execute(
+                text("SELECT pid FROM pg_stat_activity WHERE application_name = 'daybreak-api'")
+            ).scalars()
+            database = sum(_seconds_of(psutil.Process(pid)) for pid in sessions)
+        api = sum(_seconds_of(each) for each in self.server.children(recursive=True))
+        return api, database, process_time()
+
+    def _count(self, table: str) -> int:
+        with self.engine.connect() as connection:
+            return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
 
 
-def _create(connection: HTTPConnection, number: int) -> int:
+def _seconds_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _sum(field: re.Pattern[bytes], bodies: Sequence[bytes]) -> int:
+    return sum(int(found[1]) for body in bodies if (found := field.search(body)))
+
+
+def _compare(what: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise RuntimeError(f"{what}: {found}, not {wanted}")
+
+
+def _create(number: int) -> Request:
     user = {
         "external_id": f"load-{number}",
         "first_name": "Ann",
         "last_name": f"Example {number}",
         "email": f"load-{number}@example.com",
-        "timezone": ("Europe/Berlin", "America/New_York", "Asia/Tokyo", "Africa/Lagos")[number % 4],
+        "timezone": _ZONES[number % len(_ZONES)],
         "dates": {"birthday": f"1990-{1 + number % 12:02}-{1 + number % 28:02}"},
     }
-    answer = _expect(connection, 201, "POST", "/api/v1/users", user)
-    return int(answer["user"]["id"])
+    return request("POST", USERS, user, status=201, holds=f'"external_id":"load-{number}"'.encode())
 
 
-def _read(connection: HTTPConnection, user_id: int) -> int:
-    _expect(connection, 200, "GET", f"/api/v1/users/{user_id}")
-    return user_id
+def _read(user_id: int, number: int) -> Request:
+    holds = f'"id":{user_id},"external_id":"load-{number}"'.encode()
+    return request("GET", f"{USERS}/{user_id}", status=200, holds=holds)
 
 
-def _change(connection: HTTPConnection, user_id: int) -> int:
-    _expect(connection, 200, "PATCH", f"/api/v1/users/{user_id}", {"timezone": "Pacific/Auckland"})
-    return user_id
-
-
-def _delete(connection: HTTPConnection, user_id: int) -> int:
-    _expect(connection, 200, "DELETE", f"/api/v1/users/{user_id}")
-    return user_id
-
-
-def _expect(
-    connection: HTTPConnection, status: int, method: str, path: str, body: object = None
-) -> dict[str, dict[str, int]]:
-    connection.request(
-        method, path, None if body is None else json.dumps(body), {} if body is None else _JSON
+def _change(user_id: int, number: int) -> Request:
+    patch = {"timezone": "Pacific/Auckland", "first_name": f"Ann {number}"}
+    return request(
+        "PATCH", f"{USERS}/{user_id}", patch, status=200, holds=f'"first_name":"Ann {number}"'.encode()
     )
-    answer = connection.getresponse()
-    content = answer.read()
-    if answer.status != status:
-        raise RuntimeError(f"{method} {path} answered {answer.status}: {content[:200]!r}")
-    found: dict[str, dict[str, int]] = json.loads(content)
-    return found
+
+
+def _delete(user_id: int) -> Request:
+    return request("DELETE", f"{USERS}/{user_id}", status=200, holds=b'"removed":')
 
 
 if __name__ == "__main__":

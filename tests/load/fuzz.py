@@ -1,0 +1,130 @@
+"""Schemathesis over the whole OpenAPI document, with all its checks, as an admin and as a viewer.
+
+    python -m tests.load.fuzz [--seconds N] [--seed N]
+
+The API is the real server in a process of its own beside PostgreSQL. Ends with 1 where a check has failed: a 5xx, an
+answer that the document does not describe, input that is taken or refused against it, a route without credentials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Final
+
+import jwt
+
+from deploy.embedded import start_embedded
+from scheduler.domain.access import Role
+from scheduler.logs import configure_logs
+from scheduler.store import migrate
+from scheduler.store.database import create_database_engine
+from tests.fixtures.ports import free_port
+from tests.fixtures.waiting import wait_until
+
+_SECRET: Final = "a secret key for fuzzing, of no other use"
+_ISSUER: Final = "fuzz"
+_FAR_FUTURE: Final = 4_102_444_800  # the year 2100
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_CONFIGURATION: Final = Path(__file__).with_name("schemathesis.toml")
+_QUICK_EXAMPLES: Final = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fuzz as each role; 1 where anything failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--seconds", type=int, help="for each role; without it, a few examples of each operation"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    configure_logs(level="WARNING", log_format="human", service="fuzz")
+    with tempfile.TemporaryDirectory(prefix="daybreak-fuzz-") as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        with start_embedded(root / "postgresql") as server:
+            _prepare(server.url)
+            with _api(server.url, root) as port:
+                codes = [
+                    _fuzz(port, role, root, seconds=options.seconds, seed=options.seed)
+                    for role in (Role.ADMIN, Role.VIEWER)
+                ]
+    return 1 if any(codes) else 0
+
+
+def _prepare(url: str) -> None:
+    """A migrated database."""
+    engine = create_database_engine(url, pool_size=1, application_name="daybreak-fuzz")
+    migrate.upgrade(engine)
+    engine.dispose()
+
+
+def _token(role: Role) -> str:
+    """Who it is for cannot be revoked: an API key would be, by the first request that ends it."""
+    claims = {"iss": _ISSUER, "aud": _ISSUER, "sub": f"fuzz-{role}", "roles": [str(role)], "exp": _FAR_FUTURE}
+    return jwt.encode(claims, _SECRET, algorithm="HS256")
+
+
+@contextmanager
+def _api(database_url: str, root: Path) -> Iterator[int]:
+    port = free_port()
+    environment = os.environ | {
+        "DAYBREAK_DATABASE_URL": database_url,
+        "DAYBREAK_DATA_DIR": str(root),
+        "DAYBREAK_API_PORT": str(port),
+        "DAYBREAK_SECRET_KEY": _SECRET,
+        "DAYBREAK_JWT_SECRET": _SECRET,
+        "DAYBREAK_JWT_ISSUER": _ISSUER,
+        "DAYBREAK_JWT_AUDIENCE": _ISSUER,
+        "DAYBREAK_API_REQUESTS_PER_MINUTE": "0",
+        "DAYBREAK_API_FAILED_AUTHENTICATIONS_PER_MINUTE": "0",
+        "DAYBREAK_LOG_FORMAT": "json",
+    }
+    log = root / "api.log"
+    with (
+        log.open("wb") as lines,
+        subprocess.Popen([sys.executable, "-m", "api"], env=environment, stderr=lines) as server,
+    ):
+        try:
+            wait_until(partial(_is_ready, port), "the API is ready")
+            yield port
+        finally:
+            server.send_signal(signal.SIGTERM)
+
+
+def _is_ready(port: int) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _fuzz(port: int, role: Role, root: Path, *, seconds: int | None, seed: int) -> int:
+    """The exit code of one run."""
+    bounds = ["--max-examples", str(_QUICK_EXAMPLES)] if seconds is None else ["--max-time", str(seconds)]
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli"),
+        *("--config-file", str(_CONFIGURATION), "run", f"http://127.0.0.1:{port}/openapi.json"),
+        *("--header", f"Authorization: Bearer {_token(role)}"),
+        *("--checks", "all", "--workers", "2", "--seed", str(seed), "--request-timeout", "20"),
+        *bounds,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+    return subprocess.run(command, env=environment, cwd=root, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
