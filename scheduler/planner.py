@@ -7,31 +7,39 @@ Planning and replanning meet in the log without waiting for each other:
   that planning may be writing at that moment. So a user that planning did not see has planned itself.
 - Planning that saw a user before their edit leaves messages of an older version of the user; a worker
   that claims one notices and replans the user instead of sending (`worker/delivery.py`).
-- Editing an occasion excludes planning and replanning of its tenant until the edit is committed.
+- Editing an occasion excludes planning and replanning of its tenant until the edit is committed, and again for
+  each of the transactions that replan everyone (`occasion_edits.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 from loguru import logger
 from sqlalchemy import Connection, Engine
 
 from scheduler.domain.batch import MAX_BATCH_SIZE
-from scheduler.domain.calendar import Moment, moments
-from scheduler.domain.occasion import Occasion, SameDayPolicy, YearlyRule
+from scheduler.domain.calendar import Moment, moments, month_days
+from scheduler.domain.message import NotSentReason
+from scheduler.domain.occasion import AdHocRule, Occasion, SameDayPolicy, YearlyRule
 from scheduler.domain.zones import zone
-from scheduler.errors import Conflict, InvalidInput
-from scheduler.store import locks, occasion_groups, occasions, planning, users
+from scheduler.store import (
+    ad_hoc_edits,
+    locks,
+    messages,
+    occasions,
+    planning,
+    users,
+)
 from scheduler.store.database import in_transaction
+from scheduler.store.known_occasions import KnownOccasions
 from scheduler.store.partitions import Partitions
 from scheduler.store.planning import OccasionMoment, Planned, Replanned
 from scheduler.store.users import ZoneTime
-from scheduler.texts.checking import check_texts
 
 REPLAN_MARGIN: Final = timedelta(hours=1)
 """How far past the horizon an edit plans: more than the clocks of two machines differ by."""
@@ -45,7 +53,14 @@ _FURTHEST_EAST: Final = timedelta(hours=14)
 _SLICE: Final = timedelta(hours=1)
 _STRETCH: Final = timedelta(days=3)
 _LEAST_LOOKBACK: Final = timedelta(days=2)
-_USERS_PER_STATEMENT: Final = 10_000
+
+GoOn = Callable[[], bool]
+"""Whether to begin another piece of a long piece of work."""
+
+
+def always() -> bool:
+    """Go on to the end."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +89,13 @@ class EditedUsers:
     days: frozenset[tuple[str, int]] | None = None
     are_new: bool = False
 
+    def may_be_asked(self, occasion: Occasion, starts: datetime, ends: datetime) -> bool:
+        """Whether `occasion` can have any moment of theirs in this window."""
+        if self.days is None or not isinstance(occasion.rule, YearlyRule):
+            return True
+        celebrated = month_days(occasion, starts, ends)
+        return any(name == occasion.rule.date_name and day in celebrated for name, day in self.days)
+
     def may_celebrate(self, occasion: Occasion, moment: Moment) -> bool:
         """Whether `moment` can be any of theirs."""
         if self.days is None or not isinstance(occasion.rule, YearlyRule) or moment.month_day is None:
@@ -88,6 +110,7 @@ class Planner:
         self._engine = engine
         self._policy = policy
         self._partitions = Partitions()
+        self._known = KnownOccasions()
 
     @property
     def policy(self) -> PlanningPolicy:
@@ -122,7 +145,13 @@ class Planner:
             raise failures[0]
         return total
 
-    def _plan_occasion(self, occasion: Occasion, now: datetime, through: datetime) -> Planned:
+    def plan_occasion(self, occasion: Occasion, *, now: datetime, go_on: GoOn = always) -> Planned:
+        """Plan one occasion through the horizon, or for as long as it may `go_on`: a later run does the rest."""
+        return self._plan_occasion(occasion, now, now + self._policy.horizon, go_on)
+
+    def _plan_occasion(
+        self, occasion: Occasion, now: datetime, through: datetime, go_on: GoOn = always
+    ) -> Planned:
         total = Planned()
         for stretch_end, found in self._stretches(occasion, occasion.planned_through or now, through):
             for slice_end, slice_moments in _slices(found, stretch_end):
@@ -132,6 +161,8 @@ class Planner:
                     return total
                 total += planned
                 occasion = replace(occasion, planned_through=slice_end)
+                if not go_on():
+                    return total
         if total.added or total.already_there:
             logger.bind(occasion=occasion.key, added=total.added, already_there=total.already_there).info(
                 "occasion_planned"
@@ -178,56 +209,63 @@ class Planner:
         before the edit is then not known to the log, and the edit would make it forgotten.
         """
         locks.share_planning(connection, tenant_id)
-        known = occasions.list_all(connection, tenant_id)
+        return self.replan_written(connection, tenant_id, edited, None, now=now)
+
+    def replan_written(
+        self,
+        connection: Connection,
+        tenant_id: int,
+        edited: EditedUsers,
+        watermarks: Sequence[Any] | None,
+        *,
+        now: datetime,
+    ) -> Replanned:
+        """As `replan_edited`, where planning is shared already; `watermarks` are read since (None: not yet)."""
+        known = self._known.all_of(connection, tenant_id, watermarks)
         active = [occasion for occasion in known if occasion.active]
         if any(occasion.planned_through and occasion.planned_through < now for occasion in active):
             raise PlanningBehind
-        return self._replan(connection, edited, known, active, now)
+        replanned = self._replan(connection, edited, known, active, now)
+        if edited.are_new:
+            return replanned
+        return replanned + self._follow(connection, tenant_id, edited.user_ids, known, now)
 
     def replan_stored(
         self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
     ) -> Replanned:
         """Make the log agree with users as they are stored; the caller's transaction has locked them."""
         locks.share_planning(connection, tenant_id)
-        known = occasions.list_all(connection, tenant_id)
+        known = self._known.all_of(connection, tenant_id)
         active = [occasion for occasion in known if occasion.active]
         stored = EditedUsers(user_ids, users.zone_times_of(connection, user_ids))
-        return self._replan(connection, stored, known, active, now)
+        replanned = self._replan(connection, stored, known, active, now)
+        return replanned + self._follow(connection, tenant_id, user_ids, known, now)
 
     def remove(
         self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
     ) -> Replanned:
-        """Remove what is scheduled for users who were deleted, of occasions that pause as well."""
-        locks.share_planning(connection, tenant_id)
-        known = occasions.list_all(connection, tenant_id)
-        return self._replan(connection, EditedUsers(user_ids, []), known, [], now)
+        """Remove what is scheduled for users who were deleted, of occasions that pause as well.
 
-    def save_occasion(self, occasion: Occasion, *, now: datetime) -> Replanned:
-        """Store an edited occasion and replan its future for everyone, in one transaction.
-
-        What its users were to get under the old rule and is still scheduled is moved or removed. Raises
-        Conflict where somebody else edited it first, and InvalidInput where there is no such group or its texts
-        are wrong. One that pauses may keep the texts it has, whatever they are.
+        What was sent to them ad hoc is cancelled.
         """
-        mistakes = check_texts(occasion)
+        locks.share_planning(connection, tenant_id)
+        known = self._known.all_of(connection, tenant_id)
+        removed = self._replan(connection, EditedUsers(user_ids, []), known, [], now)
+        cancelled = messages.withdraw_ad_hoc(
+            connection,
+            user_ids,
+            [occasion.id for occasion in known],
+            date_first=self._date_first(known, now),
+            reason=NotSentReason.USER_DELETED,
+        )
+        return removed + Replanned(removed=cancelled)
 
-        def work(connection: Connection) -> Replanned:
-            locks.exclude_planning(connection, occasion.tenant_id)
-            occasion_groups.check_group(connection, occasion)
-            if mistakes and not _only_pauses(connection, occasion):
-                raise InvalidInput(mistakes)
-            if not occasions.change(connection, occasion, now=now):
-                raise Conflict(f"occasion {occasion.key!r} was edited by somebody else; read it again")
-            planned = [occasion] if occasion.active else []
-            total = Replanned()
-            for user_ids in users.id_chunks(connection, occasion.tenant_id, _USERS_PER_STATEMENT):
-                stored = EditedUsers(user_ids, users.zone_times_of(connection, user_ids))
-                total += self._replan(connection, stored, [occasion], planned, now)
-            return total
-
-        if occasion.planned_through is not None and occasion.planned_through < now:
-            self.catch_up(now)
-        return in_transaction(self._engine, work)
+    def replan_for(
+        self, connection: Connection, occasion: Occasion, user_ids: Sequence[int], *, now: datetime
+    ) -> Replanned:
+        """Make the log agree with one occasion for these users, as of `now`; the caller has excluded planning."""
+        stored = EditedUsers(user_ids, users.zone_times_of(connection, user_ids))
+        return self._replan(connection, stored, [occasion], [occasion] if occasion.active else [], now)
 
     def _replan(
         self,
@@ -246,6 +284,7 @@ class Planner:
         found = [
             OccasionMoment(occasion, moment, at_once=_is_at_once(occasion, moment, now))
             for occasion in planned
+            if edited.may_be_asked(occasion, now - lookback, self._replanned_through(occasion, now))
             for moment in moments(
                 occasion, edited.zone_times, now - lookback, self._replanned_through(occasion, now)
             )
@@ -259,7 +298,7 @@ class Planner:
             edited.user_ids,
             [occasion.id for occasion in covered],
             found,
-            date_first=(now - lookback).date() - timedelta(days=1),
+            date_first=self._date_first(covered, now),
             deferred_first=_first_whole_date(now - lookback),
             now=now,
             batch_size=self._policy.batch_size,
@@ -272,6 +311,39 @@ class Planner:
         sending had begun.
         """
         return _first_whole_date(now - self._lookback([occasion]))
+
+    def follows_edits(self, occasion: Occasion, local_date: date, *, now: datetime) -> bool:
+        """Whether messages of this local date are moved by an edit of their user, as far as they wait.
+
+        Of what was sent ad hoc, what goes by the user's clock is, as far back as any replanning looks.
+        """
+        rule = occasion.rule
+        if not isinstance(rule, AdHocRule):
+            return True
+        return rule.is_local and local_date >= _first_whole_date(now - self._lookback([]))
+
+    def _follow(
+        self,
+        connection: Connection,
+        tenant_id: int,
+        user_ids: Sequence[int],
+        known: Sequence[Occasion],
+        now: datetime,
+    ) -> Replanned:
+        """Have what was sent ad hoc to users follow them; `known` are all occasions that are planned."""
+        return ad_hoc_edits.follow(
+            connection,
+            tenant_id,
+            user_ids,
+            [occasion.id for occasion in known],
+            date_first=self._date_first(known, now),
+            now=now,
+            batch_size=self._policy.batch_size,
+        )
+
+    def _date_first(self, covered: Sequence[Occasion], now: datetime) -> date:
+        """The first local date that an edit looks at."""
+        return (now - self._lookback(covered)).date() - timedelta(days=1)
 
     def _replanned_through(self, occasion: Occasion, now: datetime) -> datetime:
         through = now + self._policy.horizon + REPLAN_MARGIN
@@ -291,16 +363,6 @@ class Planner:
 def _first_whole_date(instant: datetime) -> date:
     """The first local date of which nothing, wherever on earth, is due before `instant`."""
     return (instant + _FURTHEST_EAST).date() + timedelta(days=1)
-
-
-def _only_pauses(connection: Connection, occasion: Occasion) -> bool:
-    """Whether an edit leaves the texts alone and sends nothing by them."""
-    stored = occasions.by_id(connection, [occasion.id]).get(occasion.id)
-    return (
-        not occasion.active
-        and stored is not None
-        and (stored.text, stored.translations) == (occasion.text, occasion.translations)
-    )
 
 
 def _is_at_once(occasion: Occasion, moment: Moment, now: datetime) -> bool:

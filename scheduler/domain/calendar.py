@@ -11,18 +11,21 @@ from __future__ import annotations
 
 from calendar import isleap
 from collections.abc import Iterable, Iterator
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from scheduler.domain.local_time import TimeRule, resolve
 from scheduler.domain.occasion import (
+    AdHocRule,
     FixedRule,
     LeapDayPolicy,
     Occasion,
     OnceRule,
     RecurrenceRule,
+    Rule,
     YearlyRule,
 )
 from scheduler.domain.recurrence import occurrences, parse_recurrence
@@ -103,12 +106,12 @@ def anchors(rule: YearlyRule, leap_day: LeapDayPolicy, local_date: date) -> tupl
 
 
 def dates_between(
-    rule: FixedRule | RecurrenceRule | OnceRule, leap_day: LeapDayPolicy, first: date, last: date
+    rule: FixedRule | RecurrenceRule | OnceRule | AdHocRule, leap_day: LeapDayPolicy, first: date, last: date
 ) -> Iterator[tuple[date, DateRule]]:
     """The occasion's local dates from `first` through `last`, ascending, with how each was found.
 
-    Only a fixed 29 February follows `leap_day`; a recurrence leaves out dates that do not exist (RFC 5545
-    §3.3.10).
+    What is sent ad hoc at an instant has none. Only a fixed 29 February follows `leap_day`; a recurrence leaves out
+    dates that do not exist (RFC 5545 §3.3.10).
     """
     match rule:
         case FixedRule():
@@ -120,6 +123,9 @@ def dates_between(
         case OnceRule():
             if first <= rule.on <= last:
                 yield rule.on, DateRule.EXACT
+        case AdHocRule():
+            if rule.is_local and first <= rule.at.date() <= last:
+                yield rule.at.date(), DateRule.EXACT
 
 
 def moments(
@@ -152,6 +158,28 @@ def moments(
     return found
 
 
+def ad_hoc_moments(occasion: Occasion, rule: AdHocRule, timezones: Iterable[str]) -> list[Moment]:
+    """When the messages of an ad hoc send fall due in each zone, in order of send_at; none where a gap skips it."""
+    if rule.is_local:
+        around = rule.at.replace(tzinfo=UTC)
+        zone_times = [(timezone, None) for timezone in timezones]
+        return moments(occasion, zone_times, around - 2 * _ONE_DAY, around + 2 * _ONE_DAY)
+    return [
+        Moment(
+            timezone=timezone,
+            local_time=occasion.local_times[0],
+            slot=0,
+            local_date=rule.at.astimezone(zone(timezone)).date(),
+            date_rule=DateRule.EXACT,
+            send_at=rule.at,
+            time_rule=TimeRule.EXACT,
+            month_day=None,
+            year=None,
+        )
+        for timezone in sorted(timezones)
+    ]
+
+
 def _substitute(leap_day: LeapDayPolicy, local_date: date) -> DateRule | None:
     """How 29 February comes to be celebrated on `local_date`, if it does."""
     if isleap(local_date.year):
@@ -177,7 +205,12 @@ def _fixed_date(rule: FixedRule, leap_day: LeapDayPolicy, year: int) -> tuple[da
     return None
 
 
-def _celebrations(occasion: Occasion, starts: datetime, ends: datetime) -> list[_Celebration]:
+def month_days(occasion: Occasion, starts: datetime, ends: datetime) -> frozenset[int | None]:
+    """The months and days (MMDD) of named dates that `moments` of this window can be for; None: of none."""
+    return frozenset(each.month_day for each in _celebrations(occasion, starts, ends))
+
+
+def _celebrations(occasion: Occasion, starts: datetime, ends: datetime) -> tuple[_Celebration, ...]:
     """The occasion's local dates that can have an instant of the window in any zone.
 
     A local time is less than 24 hours from UTC, whatever the zone, and a gap is read by one of the zone's
@@ -185,16 +218,24 @@ def _celebrations(occasion: Occasion, starts: datetime, ends: datetime) -> list[
     """
     first = max(_FIRST_DATE, _date_near(starts, -_ONE_DAY))
     last = min(_LAST_DATE, _date_near(ends, _ONE_DAY))
-    if isinstance(occasion.rule, YearlyRule):
-        return [
+    return _celebrations_between(occasion.rule, occasion.leap_day, first, last)
+
+
+# Each write to a user asks for the same days, all day long.
+@lru_cache(maxsize=1024)
+def _celebrations_between(
+    rule: Rule, leap_day: LeapDayPolicy, first: date, last: date
+) -> tuple[_Celebration, ...]:
+    if isinstance(rule, YearlyRule):
+        return tuple(
             _Celebration(local_date, anchor.rule, anchor.month_day, anchor.year)
             for local_date in map(date.fromordinal, range(first.toordinal(), last.toordinal() + 1))
-            for anchor in anchors(occasion.rule, occasion.leap_day, local_date)
-        ]
-    return [
+            for anchor in anchors(rule, leap_day, local_date)
+        )
+    return tuple(
         _Celebration(local_date, date_rule, None, None)
-        for local_date, date_rule in dates_between(occasion.rule, occasion.leap_day, first, last)
-    ]
+        for local_date, date_rule in dates_between(rule, leap_day, first, last)
+    )
 
 
 def _date_near(instant: datetime, distance: timedelta) -> date:

@@ -30,6 +30,7 @@ class OccasionKind(StrEnum):
     FIXED = "fixed"
     RRULE = "rrule"
     ONCE = "once"
+    AD_HOC = "ad_hoc"
 
 
 class LeapDayPolicy(StrEnum):
@@ -111,13 +112,31 @@ class OnceRule:
     on: date
 
 
-Rule = YearlyRule | FixedRule | RecurrenceRule | OnceRule
+@dataclass(frozen=True, slots=True)
+class AdHocRule:
+    """Messages that somebody asked to be sent once, to users chosen then: never planned, only sent.
+
+    `at` is an instant, the same for everyone, or without a zone a local date and time of each user. What is not
+    sent by `expires_at` is not sent at all, whatever put it off.
+    """
+
+    at: datetime
+    expires_at: datetime | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it falls due by each user's own clock."""
+        return self.at.tzinfo is None
+
+
+Rule = YearlyRule | FixedRule | RecurrenceRule | OnceRule | AdHocRule
 
 _KINDS: Final[dict[type[Rule], OccasionKind]] = {
     YearlyRule: OccasionKind.YEARLY,
     FixedRule: OccasionKind.FIXED,
     RecurrenceRule: OccasionKind.RRULE,
     OnceRule: OccasionKind.ONCE,
+    AdHocRule: OccasionKind.AD_HOC,
 }
 
 
@@ -164,6 +183,12 @@ class Occasion:
     """The group whose frequency cap holds for it; None: no cap."""
     quiet_hours: QuietHours | None = None
     """None: the quiet hours of the settings."""
+    paused_at: datetime | None = None
+    """Since when nothing of it is sent, while it is planned as ever; None: it does not pause."""
+    archived_at: datetime | None = None
+    """Since when it is kept for its history only; None: it is not."""
+    replan_from: datetime | None = None
+    """As of when its newest edit is still being replanned, user by user; None: the log agrees with it."""
 
     def __post_init__(self) -> None:
         if not self.local_times or len(set(self.local_times)) < len(self.local_times):
@@ -174,6 +199,11 @@ class Occasion:
             raise ValueError("an occasion has at least one channel, each of them once")
         if self.lateness_limit is not None and self.lateness_limit <= timedelta():
             raise ValueError("a lateness limit is longer than nothing")
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether nothing of it may be sent now: it pauses, or the log does not agree with its newest edit yet."""
+        return self.paused_at is not None or self.replan_from is not None
 
     @property
     def text(self) -> MessageText:

@@ -17,7 +17,7 @@ _PLANNING_CLASS: Final = 20_260_102
 _JOB_CLASS: Final = 20_260_103
 _PARTITIONS: Final = (20_260_104, 1)
 
-_SHARE: Final = text("SELECT pg_advisory_xact_lock_shared(:class, :object)")
+SHARE: Final = text("SELECT pg_advisory_xact_lock_shared(:class, :object)")
 _EXCLUDE: Final = text("SELECT pg_advisory_xact_lock(:class, :object)")
 _TRY: Final = text("SELECT pg_try_advisory_lock(:class, hashtext(:job))")
 _RELEASE: Final = text("SELECT pg_advisory_unlock(:class, hashtext(:job))")
@@ -25,7 +25,12 @@ _RELEASE: Final = text("SELECT pg_advisory_unlock(:class, hashtext(:job))")
 
 def share_planning(connection: Connection, tenant_id: int) -> None:
     """Plan or replan users of a tenant: waits only while one of its occasions is being edited."""
-    connection.execute(_SHARE, {"class": _PLANNING_CLASS, "object": tenant_id})
+    connection.execute(SHARE, planning_of(tenant_id))
+
+
+def planning_of(tenant_id: int) -> dict[str, int]:
+    """What `SHARE` is given to share the planning of a tenant."""
+    return {"class": _PLANNING_CLASS, "object": tenant_id}
 
 
 def exclude_planning(connection: Connection, tenant_id: int) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, text
 
 from scheduler.domain.local_time import GapPolicy, OverlapPolicy
 from scheduler.domain.occasion import (
+    AdHocRule,
     Channel,
     FixedRule,
     LeapDayPolicy,
@@ -32,7 +33,7 @@ _COLUMNS: Final = """
     id, tenant_id, key, name, kind, rule, local_times, honours_preferred_time,
     CAST(channels AS text[]) AS channels, priority, subject, body, gap, overlap, leap_day, same_day, lateness_limit,
     retry_max_attempts, retry_base_seconds, retry_cap_seconds, active, version, planned_through, html, translations,
-    group_key, quiet_hours"""
+    group_key, quiet_hours, paused_at, archived_at, replan_from"""
 
 _INSERT: Final = text("""
 INSERT INTO occasions
@@ -55,10 +56,16 @@ SET name = :name, kind = :kind, rule = CAST(:rule AS jsonb), local_times = CAST(
     retry_max_attempts = :retry_max_attempts, retry_base_seconds = :retry_base_seconds,
     retry_cap_seconds = :retry_cap_seconds, active = :active, version = version + 1, updated_at = :now,
     html = :html, translations = CAST(:translations AS jsonb), group_key = :group_key, quiet_hours = :quiet_hours,
+    paused_at = CASE WHEN :active THEN paused_at END, archived_at = :archived_at,
+    replan_from = CASE WHEN :replans THEN coalesce(replan_from, :now) ELSE replan_from END,
+    replan_after = CASE WHEN :replans THEN 0 ELSE replan_after END,
     planned_through = CASE WHEN occasions.active THEN planned_through ELSE :now END
 WHERE id = :id AND version = :version""")
 
-_LIST: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE tenant_id = :tenant_id ORDER BY id")
+# What is sent ad hoc is kept as an occasion of its own, of which there may be very many.
+_LIST: Final = text(
+    f"SELECT {_COLUMNS} FROM occasions WHERE tenant_id = :tenant_id AND kind <> 'ad_hoc' ORDER BY id"
+)
 _READ: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE tenant_id = :tenant_id AND key = :key")
 _BY_ID: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE id = ANY(CAST(:ids AS integer[]))")
 _ACTIVE: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE active ORDER BY id")
@@ -74,6 +81,37 @@ WHERE id = :id AND version = :version AND active AND planned_through IS NOT DIST
 _BEGIN_PLANNING: Final = text("""
 UPDATE occasions SET planned_through = :now WHERE id = ANY(CAST(:ids AS integer[])) AND planned_through IS NULL""")
 
+_PAUSE: Final = text("""
+UPDATE occasions SET paused_at = :paused_at, version = version + 1, updated_at = :now WHERE id = :id""")
+
+# Whoever pauses or resumes it waits until the transaction ends.
+_IS_PAUSED: Final = text("SELECT paused_at IS NOT NULL FROM occasions WHERE id = :id FOR SHARE")
+
+_BEING_REPLANNED: Final = text(
+    "SELECT tenant_id, id FROM occasions WHERE replan_from IS NOT NULL ORDER BY id"
+)
+
+_NEXT_TO_REPLAN: Final = text(
+    f"SELECT {_COLUMNS}, replan_after FROM occasions WHERE id = :id AND replan_from IS NOT NULL FOR UPDATE"
+)
+
+_REPLANNED_THROUGH: Final = text("UPDATE occasions SET replan_after = :user_id WHERE id = :id")
+
+_END_REPLANNING: Final = text("UPDATE occasions SET replan_from = NULL, replan_after = NULL WHERE id = :id")
+
+_PAGE: Final = text(f"""
+SELECT {_COLUMNS} FROM occasions
+WHERE tenant_id = :tenant_id AND kind <> 'ad_hoc' AND id > :after
+  AND (CAST(:active AS boolean) IS NULL OR active = :active)
+  AND (CAST(:archived AS boolean) IS NULL OR archived_at IS NOT NULL = :archived)
+  AND (CAST(:kind AS text) IS NULL OR kind = :kind)
+  AND (CAST(:channel AS channel) IS NULL OR CAST(:channel AS channel) = ANY(channels))
+ORDER BY id LIMIT :most""")
+
+_HAS_PLANNED: Final = text("SELECT EXISTS (SELECT FROM batches WHERE occasion_id = :id)")
+
+_DELETE: Final = text("DELETE FROM occasions WHERE id = :id")
+
 _OLDEST_WATERMARK: Final = text("SELECT min(coalesce(planned_through, :never)) FROM occasions WHERE active")
 
 
@@ -83,17 +121,25 @@ def add(connection: Connection, occasion: Occasion, *, now: datetime) -> Occasio
     return replace(occasion, id=occasion_id, version=1, planned_through=None)
 
 
-def change(connection: Connection, occasion: Occasion, *, now: datetime) -> bool:
+def change(connection: Connection, occasion: Occasion, *, now: datetime, replans: bool = False) -> bool:
     """Store an edited occasion; False where somebody edited `occasion.version` first.
 
-    The watermark of one that paused moves to `now`: a pause is not downtime, and nothing of it is made up.
+    The watermark of one that was not active moves to `now`: that was not downtime, and nothing of it is made up.
+    `replans`: everyone is to be replanned as of `now`, or as of an earlier edit that is not replanned yet. One
+    that is not active does not pause.
     """
-    parameters = _parameters(occasion) | {"id": occasion.id, "version": occasion.version, "now": now}
+    parameters = _parameters(occasion) | {
+        "id": occasion.id,
+        "version": occasion.version,
+        "archived_at": occasion.archived_at,
+        "replans": replans,
+        "now": now,
+    }
     return connection.execute(_UPDATE, parameters).rowcount == 1
 
 
 def list_all(connection: Connection, tenant_id: int) -> list[Occasion]:
-    """A tenant's occasions, oldest first."""
+    """A tenant's occasions, oldest first, without what was sent ad hoc."""
     return [_occasion(row) for row in connection.execute(_LIST, {"tenant_id": tenant_id})]
 
 
@@ -135,6 +181,74 @@ def begin_planning(connection: Connection, occasion_ids: Sequence[int], *, now: 
     """Set the watermark of occasions that were never planned: from `now` on nothing of theirs may be lost."""
     if occasion_ids:
         connection.execute(_BEGIN_PLANNING, {"ids": list(occasion_ids), "now": now})
+
+
+def set_paused(
+    connection: Connection, occasion_id: int, paused_at: datetime | None, *, now: datetime
+) -> None:
+    """Begin or end (None) a pause. The caller has excluded planning, and holds or releases its batches after it."""
+    connection.execute(_PAUSE, {"id": occasion_id, "paused_at": paused_at, "now": now})
+
+
+def is_paused(connection: Connection, occasion_id: int) -> bool:
+    """Whether it pauses, and goes on to do so, or not to, until the transaction ends."""
+    return bool(connection.execute(_IS_PAUSED, {"id": occasion_id}).scalar_one_or_none())
+
+
+def being_replanned(connection: Connection) -> list[tuple[int, int]]:
+    """Tenant and id of each occasion whose newest edit has not been replanned for everyone."""
+    return [(row.tenant_id, row.id) for row in connection.execute(_BEING_REPLANNED)]
+
+
+def next_to_replan(connection: Connection, occasion_id: int) -> tuple[Occasion, datetime, int] | None:
+    """An occasion being replanned, as of when, and the id of the last user it is replanned for; None: it is done.
+
+    Locked until the transaction ends.
+    """
+    row = connection.execute(_NEXT_TO_REPLAN, {"id": occasion_id}).one_or_none()
+    return None if row is None else (_occasion(row), row.replan_from, row.replan_after)
+
+
+def replanned_through(connection: Connection, occasion_id: int, user_id: int | None) -> None:
+    """Note for whom an occasion is replanned: for users up to this id, or for everyone (None)."""
+    if user_id is None:
+        connection.execute(_END_REPLANNING, {"id": occasion_id})
+    else:
+        connection.execute(_REPLANNED_THROUGH, {"id": occasion_id, "user_id": user_id})
+
+
+def page(
+    connection: Connection,
+    tenant_id: int,
+    *,
+    after: int,
+    most: int,
+    active: bool | None = None,
+    archived: bool | None = None,
+    kind: OccasionKind | None = None,
+    channel: Channel | None = None,
+) -> list[Occasion]:
+    """Up to `most` occasions in order of id, from the first one after the id `after`; None: any."""
+    parameters = {
+        "tenant_id": tenant_id,
+        "after": after,
+        "most": most,
+        "active": active,
+        "archived": archived,
+        "kind": None if kind is None else kind.value,
+        "channel": None if channel is None else channel.value,
+    }
+    return [_occasion(row) for row in connection.execute(_PAGE, parameters)]
+
+
+def has_planned(connection: Connection, occasion_id: int) -> bool:
+    """Whether anything was ever planned of it, sent or not."""
+    return bool(connection.execute(_HAS_PLANNED, {"id": occasion_id}).scalar_one())
+
+
+def remove(connection: Connection, occasion_id: int) -> None:
+    """Delete an occasion that has never planned anything. The caller has excluded planning."""
+    connection.execute(_DELETE, {"id": occasion_id})
 
 
 def oldest_watermark(connection: Connection, *, never: datetime) -> datetime | None:
@@ -187,6 +301,11 @@ def _rule_to_row(rule: Rule) -> tuple[OccasionKind, dict[str, Any]]:
             return OccasionKind.RRULE, {"rrule": rrule, "starts_on": starts_on.isoformat()}
         case OnceRule(on):
             return OccasionKind.ONCE, {"on": on.isoformat()}
+        case AdHocRule(at, expires_at):
+            return OccasionKind.AD_HOC, {
+                "at": at.isoformat(),
+                "expires_at": None if expires_at is None else expires_at.isoformat(),
+            }
 
 
 def _rule_from_row(kind: str, rule: dict[str, Any]) -> Rule:
@@ -199,6 +318,12 @@ def _rule_from_row(kind: str, rule: dict[str, Any]) -> Rule:
             return RecurrenceRule(rule["rrule"], date.fromisoformat(rule["starts_on"]))
         case OccasionKind.ONCE:
             return OnceRule(date.fromisoformat(rule["on"]))
+        case OccasionKind.AD_HOC:
+            expires_at = rule["expires_at"]
+            return AdHocRule(
+                datetime.fromisoformat(rule["at"]),
+                None if expires_at is None else datetime.fromisoformat(expires_at),
+            )
 
 
 def _occasion(row: Row[Any]) -> Occasion:
@@ -229,6 +354,9 @@ def _occasion(row: Row[Any]) -> Occasion:
         translations={tag: MessageText(**said) for tag, said in row.translations.items()},
         group=row.group_key,
         quiet_hours=None if row.quiet_hours is None else QuietHours.parse(row.quiet_hours),
+        paused_at=row.paused_at,
+        archived_at=row.archived_at,
+        replan_from=row.replan_from,
     )
 
 

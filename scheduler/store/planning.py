@@ -46,7 +46,7 @@ moments AS MATERIALIZED (
 _CHOSEN_TIME: Final = "(m.chosen_time IS NULL OR m.chosen_time = coalesce(u.preferred_time, m.default_time))"
 
 # A user without an address for the channel is not due on it; an edit that adds the address replans.
-_REACHABLE: Final = """CASE channel
+REACHABLE: Final = """CASE channel
     WHEN 'email' THEN u.email IS NOT NULL WHEN 'sms' THEN u.phone IS NOT NULL
     WHEN 'push' THEN u.push_token IS NOT NULL WHEN 'webhook' THEN u.webhook_url IS NOT NULL
     ELSE true END"""
@@ -71,24 +71,24 @@ _DATED_CANDIDATES: Final = f"""
     JOIN users u ON u.id = d.user_id
     JOIN moments m ON m.timezone = u.timezone AND m.month_day = d.month_day
     CROSS JOIN unnest(CAST(:channels AS channel[])) AS channel
-    WHERE {_HAS_BEGUN} AND {_CHOSEN_TIME} AND {_REACHABLE} AND {_YEAR_NOT_SPENT}"""
+    WHERE {_HAS_BEGUN} AND {_CHOSEN_TIME} AND {REACHABLE} AND {_YEAR_NOT_SPENT}"""
 
 _UNDATED_CANDIDATES: Final = f"""
     SELECT u.id AS user_id, u.version AS user_version, u.tenant_id, channel, m.*
     FROM users u
     JOIN moments m ON m.timezone = u.timezone
     CROSS JOIN unnest(CAST(:channels AS channel[])) AS channel
-    WHERE u.tenant_id = :tenant_id AND u.timezone = ANY(CAST(:zones AS text[])) AND {_CHOSEN_TIME} AND {_REACHABLE}"""
+    WHERE u.tenant_id = :tenant_id AND u.timezone = ANY(CAST(:zones AS text[])) AND {_CHOSEN_TIME} AND {REACHABLE}"""
 
 _LOG_COLUMNS: Final = """(
     user_id, send_at, occasion_id, local_date, channel, tenant_id, state, user_version, date_rule, time_rule,
     slot, attempt, year, timezone
 )"""
 
-_MESSAGE_KEY: Final = "(user_id, local_date, occasion_id, slot, channel)"
+MESSAGE_KEY: Final = "(user_id, local_date, occasion_id, slot, channel)"
 
 # The rows arrive in batch order, so that a batch's messages lie together on disk; the slices keep it.
-_BATCHES: Final = """
+BATCHES: Final = """
 grouped AS (
     SELECT tenant_id, occasion_id, local_date, slot, channel, send_at, array_agg(user_id) AS user_ids
     FROM fresh GROUP BY tenant_id, occasion_id, local_date, slot, channel, send_at
@@ -96,9 +96,10 @@ grouped AS (
 batched AS (
     INSERT INTO batches
         (tenant_id, occasion_id, local_date, slot, channel, priority, send_at, due_at, attempt, user_ids, state,
-         lease_token, sent_count, retried_count, dead_count, expired_count, cancelled_count, created_at)
+         lease_token, sent_count, retried_count, dead_count, expired_count, cancelled_count, created_at, held)
     SELECT g.tenant_id, g.occasion_id, g.local_date, g.slot, g.channel, o.priority, g.send_at, g.send_at, 0,
-           g.user_ids[first : first + :batch_size - 1], 'pending', 0, 0, 0, 0, 0, 0, :now
+           g.user_ids[first : first + :batch_size - 1], 'pending', 0, 0, 0, 0, 0, 0, :now,
+           o.paused_at IS NOT NULL
     FROM grouped g
     JOIN occasions o ON o.id = g.occasion_id
     CROSS JOIN LATERAL generate_series(1, cardinality(g.user_ids), :batch_size) AS first
@@ -106,7 +107,8 @@ batched AS (
 )"""
 
 
-def _plan_statement(candidates: str) -> str:
+def plan_statement(candidates: str) -> str:
+    """The statement that adds messages for the rows of `candidates`, in batch order, and their batches."""
     return f"""
 WITH {_MOMENTS},
 candidates AS MATERIALIZED ({candidates}
@@ -119,13 +121,13 @@ fresh AS (
     ON CONFLICT DO NOTHING
     RETURNING tenant_id, occasion_id, local_date, slot, channel, send_at, user_id
 ),
-{_BATCHES}
+{BATCHES}
 SELECT (SELECT count(*) FROM fresh) AS added, (SELECT count(*) FROM candidates) AS candidates,
        (SELECT count(*) FROM batched) AS batches"""
 
 
-_PLAN_DATED: Final = text(_plan_statement(_DATED_CANDIDATES))
-_PLAN_UNDATED: Final = text(_plan_statement(_UNDATED_CANDIDATES))
+_PLAN_DATED: Final = text(plan_statement(_DATED_CANDIDATES))
+_PLAN_UNDATED: Final = text(plan_statement(_UNDATED_CANDIDATES))
 
 # What a worker claims meanwhile is waited for and seen as claimed: the replan must not take its year for free.
 _LOCK_SCHEDULED: Final = text("""
@@ -160,14 +162,14 @@ candidates AS (
     JOIN moments m ON m.timezone = d.timezone AND m.date_name = d.name AND m.month_day = d.month_day
     JOIN occasions o ON o.id = m.occasion_id AND o.tenant_id = u.tenant_id
     CROSS JOIN LATERAL unnest(o.channels) AS channel
-    WHERE {_HAS_BEGUN} AND {_CHOSEN_TIME} AND {_REACHABLE} AND {_YEAR_NOT_SPENT}
+    WHERE {_HAS_BEGUN} AND {_CHOSEN_TIME} AND {REACHABLE} AND {_YEAR_NOT_SPENT}
     UNION ALL
     SELECT u.id, u.version, u.tenant_id, channel, m.*
     FROM subjects u
     JOIN moments m ON m.timezone = u.timezone AND m.date_name IS NULL
     JOIN occasions o ON o.id = m.occasion_id AND o.tenant_id = u.tenant_id
     CROSS JOIN LATERAL unnest(o.channels) AS channel
-    WHERE {_CHOSEN_TIME} AND {_REACHABLE}
+    WHERE {_CHOSEN_TIME} AND {REACHABLE}
 ),
 desired AS MATERIALIZED (
     SELECT c.*, e.send_at AS existing_send_at, e.time_rule AS existing_time_rule,
@@ -175,7 +177,7 @@ desired AS MATERIALIZED (
                 WHEN e.send_at <= :now OR e.time_rule = 'quiet_hours' AND e.timezone = c.timezone THEN e.send_at
                 ELSE :now END AS due_at
     FROM candidates c
-    LEFT JOIN existing e USING {_MESSAGE_KEY}
+    LEFT JOIN existing e USING {MESSAGE_KEY}
     WHERE c.send_at > :now OR c.at_once OR e.user_id IS NOT NULL
 ),
 removed AS (
@@ -193,19 +195,19 @@ written AS (
            CASE due_at WHEN send_at THEN time_rule WHEN existing_send_at THEN existing_time_rule ELSE 'same_day' END,
            slot, 0, year, timezone
     FROM desired ORDER BY due_at, local_date, slot, channel, user_id
-    ON CONFLICT {_MESSAGE_KEY} DO UPDATE
+    ON CONFLICT {MESSAGE_KEY} DO UPDATE
     SET send_at = excluded.send_at, user_version = excluded.user_version, date_rule = excluded.date_rule,
         time_rule = excluded.time_rule, year = excluded.year, timezone = excluded.timezone
     WHERE l.state = 'scheduled'
     RETURNING l.tenant_id, l.occasion_id, l.local_date, l.slot, l.channel, l.send_at, l.user_id
 ),
 compared AS MATERIALIZED (
-    SELECT w.*, e.send_at AS existing_send_at FROM written w LEFT JOIN existing e USING {_MESSAGE_KEY}
+    SELECT w.*, e.send_at AS existing_send_at FROM written w LEFT JOIN existing e USING {MESSAGE_KEY}
 ),
 fresh AS (
     SELECT * FROM compared WHERE existing_send_at IS DISTINCT FROM send_at
 ),
-{_BATCHES}
+{BATCHES}
 SELECT (SELECT count(*) FROM removed) AS removed, (SELECT count(*) FROM batched) AS batches,
        count(*) FILTER (WHERE existing_send_at IS NULL) AS planned,
        count(*) FILTER (WHERE existing_send_at <> send_at) AS moved,
@@ -273,7 +275,7 @@ def plan_window(
     """Add the messages that `occasion` owes at `moments`; those already in the log stay as they are."""
     if not moments:
         return Planned()
-    parameters = _moment_parameters([OccasionMoment(occasion, moment) for moment in moments])
+    parameters = moment_parameters([OccasionMoment(occasion, moment) for moment in moments])
     parameters |= {
         "tenant_id": occasion.tenant_id,
         "channels": [channel.value for channel in occasion.channels],
@@ -317,13 +319,14 @@ def replan_users(
         "date_first": date_first,
     }
     connection.execute(_LOCK_SCHEDULED, subjects)
-    parameters = _moment_parameters(moments) | subjects
+    parameters = moment_parameters(moments) | subjects
     parameters |= {"deferred_first": deferred_first, "batch_size": batch_size, "now": now}
     row = connection.execute(_REPLAN, parameters).one()
     return Replanned(planned=row.planned, moved=row.moved, kept=row.kept, removed=row.removed)
 
 
-def _moment_parameters(moments: Sequence[OccasionMoment]) -> dict[str, Any]:
+def moment_parameters(moments: Sequence[OccasionMoment]) -> dict[str, Any]:
+    """What a statement with moments is given of them."""
     year_first, year_last = _years_covered(moments)
     return {
         "occasion_id": [each.occasion.id for each in moments],

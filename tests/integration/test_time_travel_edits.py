@@ -263,7 +263,7 @@ def test_an_occasion_edited_by_two_is_edited_once(travel: TimeTravel) -> None:
     first = travel.occasion()
     travel.change_occasion(name="Birthdays")
     with pytest.raises(Conflict):
-        travel.planner.save_occasion(first, now=travel.clock.now())
+        travel.edits.save(first, now=travel.clock.now())
 
 
 def test_people_imported_long_before_the_scheduler_first_starts_are_all_accounted_for(engine: Engine) -> None:

@@ -1,0 +1,52 @@
+"""The occasions of a process's tenants, as last read: a write to a user asks only what has changed of them.
+
+An occasion of a known version is what it was but for its watermark, which every look reads anew, under the planning
+lock as before. A transaction that edits occasions must not ask here: what it has written may be rolled back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+
+from scheduler.domain.occasion import Occasion
+from scheduler.store import occasions
+from scheduler.store.direct import Direct
+
+_WATERMARKS: Final = text("""
+SELECT id, version, planned_through FROM occasions WHERE tenant_id = :tenant_id AND kind <> 'ad_hoc' ORDER BY id""")
+
+WATERMARKS: Final = Direct(_WATERMARKS)
+"""What there is to know of a tenant's occasions each time: to be read while planning is shared."""
+
+
+class KnownOccasions:
+    """The occasions of one database."""
+
+    def __init__(self) -> None:
+        # Replaced as a whole, so that threads may share it without a lock.
+        self._by_tenant: dict[int, dict[int, Occasion]] = {}
+
+    def all_of(
+        self, connection: Connection, tenant_id: int, watermarks: Sequence[Any] | None = None
+    ) -> list[Occasion]:
+        """A tenant's occasions, oldest first, without what was sent ad hoc; the caller shares planning.
+
+        `watermarks` are the rows of `WATERMARKS`, where the caller has read them already.
+        """
+        if watermarks is None:
+            watermarks = WATERMARKS.rows(connection, {"tenant_id": tenant_id})
+        known = self._by_tenant.get(tenant_id, {})
+        if any(row.id not in known or known[row.id].version != row.version for row in watermarks):
+            read = occasions.list_all(connection, tenant_id)
+            self._by_tenant[tenant_id] = {occasion.id: occasion for occasion in read}
+            return read
+        return [
+            known[row.id]
+            if known[row.id].planned_through == row.planned_through
+            else replace(known[row.id], planned_through=row.planned_through)
+            for row in watermarks
+        ]
