@@ -7,20 +7,29 @@ when a user is deleted: whoever is imported again must not be written to for tha
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from flask import Blueprint, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from api.access import current_actor
 from api.answers import json_answer
 from api.bodies import read_body
-from api.queries import InvalidQuery, NoQuery, PageQuery, id_from_cursor, read_query, to_cursor
+from api.endpoint import endpoint
+from api.models.preferences import (
+    NothingAnswer,
+    OneSuppressionAnswer,
+    SuppressionInput,
+    SuppressionListAnswer,
+    SuppressionListQuery,
+    UnsubscribeListAnswer,
+)
+from api.queries import InvalidQuery, NoQuery, id_from_cursor, read_query, to_cursor
 from api.services import services
 from api.tenancy import tenant_id
+from scheduler.domain.access import Scope
 from scheduler.domain.address import address_errors
 from scheduler.domain.field_error import FieldError
 from scheduler.domain.occasion import Channel
-from scheduler.domain.suppression import SuppressionReason
 from scheduler.errors import InvalidInput, NotFound
 from scheduler.preferences import Preferences
 from scheduler.store import preferences as stored_preferences
@@ -30,43 +39,10 @@ preferences = Blueprint("preferences", __name__, url_prefix="/api/v1")
 
 _SOURCE: Final = "api"
 _CURSOR_KIND: Final = "suppression"
-_LONGEST_ADDRESS: Final = 4096
-
-
-def _one_of(choices: type[Channel | SuppressionReason]) -> BeforeValidator:
-    """One of the values, refused in words that name them all."""
-
-    def parse(value: object) -> object:
-        if isinstance(value, str) and value in set(choices):
-            return choices(value)
-        raise ValueError(f"must be one of {', '.join(choices)}")
-
-    return BeforeValidator(parse)
-
-
-ChannelName = Annotated[Channel, _one_of(Channel)]
-ReasonName = Annotated[SuppressionReason, _one_of(SuppressionReason)]
-
-
-class SuppressionInput(BaseModel):
-    """An address to put on the list."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    channel: ChannelName
-    address: Annotated[str, Field(max_length=_LONGEST_ADDRESS)]
-    reason: ReasonName = SuppressionReason.MANUAL
-
-
-class SuppressionListQuery(PageQuery):
-    """Which addresses to list. An address is looked up on its channel."""
-
-    channel: ChannelName | None = None
-    reason: ReasonName | None = None
-    address: Annotated[str, Field(max_length=_LONGEST_ADDRESS)] | None = None
 
 
 @preferences.get("/suppressions")
+@endpoint(Scope.USERS_READ, query=SuppressionListQuery, answers={200: SuppressionListAnswer})
 def list_suppressions() -> Response:
     """A page of the suppression list in order of arrival."""
     query = read_query(SuppressionListQuery)
@@ -88,6 +64,9 @@ def list_suppressions() -> Response:
 
 
 @preferences.post("/suppressions")
+@endpoint(
+    Scope.USERS_WRITE, body=SuppressionInput, answers={200: OneSuppressionAnswer, 201: OneSuppressionAnswer}
+)
 def suppress() -> Response:
     """Put an address on the list: 201, or 200 with the entry that was there already."""
     given = read_body(SuppressionInput)
@@ -98,6 +77,7 @@ def suppress() -> Response:
 
 
 @preferences.delete("/suppressions/<identity:suppression_id>")
+@endpoint(Scope.USERS_WRITE, query=NoQuery, answers={200: NothingAnswer})
 def unsuppress(suppression_id: int) -> Response:
     """Take an entry off the list."""
     read_query(NoQuery)
@@ -106,6 +86,7 @@ def unsuppress(suppression_id: int) -> Response:
 
 
 @preferences.get("/users/<identity:user_id>/unsubscribes")
+@endpoint(Scope.USERS_READ, query=NoQuery, answers={200: UnsubscribeListAnswer})
 def list_unsubscribes(user_id: int) -> Response:
     """All that a user wants no more of."""
     read_query(NoQuery)
@@ -114,6 +95,7 @@ def list_unsubscribes(user_id: int) -> Response:
 
 @preferences.put("/users/<identity:user_id>/unsubscribes/<channel>")
 @preferences.put("/users/<identity:user_id>/unsubscribes/<channel>/<occasion>")
+@endpoint(Scope.USERS_WRITE, query=NoQuery, answers={200: UnsubscribeListAnswer})
 def unsubscribe(user_id: int, channel: str, occasion: str | None = None) -> Response:
     """No more of an occasion on a channel, or of the whole channel; answers all of the user's."""
     read_query(NoQuery)
@@ -125,6 +107,7 @@ def unsubscribe(user_id: int, channel: str, occasion: str | None = None) -> Resp
 
 @preferences.delete("/users/<identity:user_id>/unsubscribes/<channel>")
 @preferences.delete("/users/<identity:user_id>/unsubscribes/<channel>/<occasion>")
+@endpoint(Scope.USERS_WRITE, query=NoQuery, answers={200: UnsubscribeListAnswer})
 def resubscribe(user_id: int, channel: str, occasion: str | None = None) -> Response:
     """Take back exactly this one; answers those that are left. That there was none is no error."""
     read_query(NoQuery)
@@ -135,7 +118,7 @@ def resubscribe(user_id: int, channel: str, occasion: str | None = None) -> Resp
 
 
 def _preferences() -> Preferences:
-    return Preferences(services().engine, services().clock)
+    return Preferences(services().engine, services().clock, current_actor())
 
 
 def _look_up(query: SuppressionListQuery) -> list[Suppression]:

@@ -20,7 +20,9 @@ from flask import Blueprint, Response, current_app, render_template, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import BadRequest
 
+from api.endpoint import endpoint
 from api.services import EXTENSION, services
+from scheduler.domain.access import Actor
 from scheduler.domain.occasion import Channel
 from scheduler.links import InvalidLink, LinkSigner, UnsubscribeLink
 from scheduler.preferences import Preferences
@@ -32,6 +34,9 @@ unsubscribe = Blueprint("unsubscribe", __name__, url_prefix="/unsubscribe")
 
 ONE_CLICK: Final = ("List-Unsubscribe", "One-Click")
 MOST_FORM_BYTES: Final = 10_000
+
+RECIPIENT: Final = Actor(1, "recipient", frozenset())
+"""Who acts where somebody has followed the link in a message: what it says is all they may do."""
 
 _EXTENSION: Final = "daybreak_links"
 _BY_MAILBOX: Final = "one-click"
@@ -73,6 +78,7 @@ def _prepare(state: BlueprintSetupState) -> None:
 
 
 @unsubscribe.get("/<token>")
+@endpoint(None, is_listed=False)
 def ask(token: str) -> Response:
     """The page: what the link is about and how it stands. Changes nothing."""
     try:
@@ -82,6 +88,7 @@ def ask(token: str) -> Response:
 
 
 @unsubscribe.post("/<token>")
+@endpoint(None, is_listed=False)
 def answer(token: str) -> Response:
     """Do what was chosen, and show how it stands. Raises BadRequest where nothing was."""
     request.max_content_length = MOST_FORM_BYTES
@@ -90,7 +97,7 @@ def answer(token: str) -> Response:
         link = _read(token)
     except InvalidLink:
         return _no_such_link()
-    preferences = Preferences(services().engine, services().clock)
+    preferences = Preferences(services().engine, services().clock, RECIPIENT)
     if form.get(ONE_CLICK[0]) == ONE_CLICK[1]:
         preferences.unsubscribe(link.tenant_id, link.user_id, link.channel, link.occasion_id, _BY_MAILBOX)
     elif chosen := _scope(link, form.get("unsubscribe")):

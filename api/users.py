@@ -1,20 +1,36 @@
-"""Users: create, read, list, replace, change, delete. Each write says what it replanned."""
+"""Users: create, read, list, replace, change, delete, by id or by external id. Each write says what it replanned."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Blueprint, Response
 
+from api.access import current_actor
 from api.answers import json_answer, time_of_day
 from api.bodies import JSON, MERGE_PATCH, read_body
-from api.queries import PageQuery, from_cursor, read_query, to_cursor, unknown_cursor
+from api.conditions import etag_of, expected_version
+from api.endpoint import endpoint
+from api.models.users import (
+    DeletedUserAnswer,
+    ExternalUserInput,
+    OneUserAnswer,
+    UserExportQuery,
+    UserListAnswer,
+    UserListQuery,
+    WrittenUserAnswer,
+)
+from api.queries import InvalidQuery, NoQuery, id_from_cursor, read_query, to_cursor
 from api.services import services
 from api.tenancy import tenant_id
-from scheduler.domain.user import ExternalId, UserInput, UserPatch, ZoneName
-from scheduler.errors import NotFound
-from scheduler.registry import WrittenUser
+from scheduler.domain.access import Scope
+from scheduler.domain.field_error import FieldError
+from scheduler.domain.user import UserInput, UserPatch
+from scheduler.errors import InvalidInput, NotFound
+from scheduler.registry import UserKey, WrittenUser
+from scheduler.store import user_queries
 from scheduler.store import users as stored_users
 from scheduler.store.planning import Replanned
 from scheduler.store.users import StoredUser
@@ -22,107 +38,166 @@ from scheduler.store.users import StoredUser
 users = Blueprint("users", __name__, url_prefix="/api/v1/users")
 
 _CURSOR_KIND: Final = "user"
-
-
-class UserListQuery(PageQuery):
-    """Which users to list."""
-
-    timezone: ZoneName | None = None
-    external_id: ExternalId | None = None
+_WRITE_ERRORS: Final = (
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.PRECONDITION_FAILED,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
 
 
 @users.post("")
+@endpoint(
+    Scope.USERS_WRITE,
+    query=NoQuery,
+    body=UserInput,
+    answers={201: WrittenUserAnswer},
+    errors=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
 def create_user() -> Response:
-    """Add a user."""
-    written = services().registry.create(tenant_id(), read_body(UserInput))
-    location = f"{users.url_prefix}/{written.user.id}"
-    return json_answer(_written_as_json(written), 201, {"Location": location})
+    """Add a user. The external id of somebody who was erased is a conflict, until it is allowed."""
+    read_query(NoQuery)
+    return _written(services().registry.create(tenant_id(), read_body(UserInput), actor=current_actor()))
 
 
 @users.get("")
+@endpoint(
+    Scope.USERS_READ,
+    query=UserListQuery,
+    answers={200: UserListAnswer},
+    errors=(HTTPStatus.BAD_REQUEST,),
+)
 def list_users() -> Response:
     """A page of users in order of id; one who is created meanwhile comes later and moves nobody."""
     query = read_query(UserListQuery)
-    found = _external(query) if query.external_id is not None else _page(query)
-    shown, more = found[: query.limit], len(found) > query.limit
-    next_cursor = to_cursor(_CURSOR_KIND, str(shown[-1].id)) if more else None
-    return json_answer({"users": [_as_json(user) for user in shown], "next_cursor": next_cursor})
+    check_day(query)
+    after = id_from_cursor(_CURSOR_KIND, query.cursor) or 0
+    with services().reading() as connection:
+        found = user_queries.page(connection, tenant_id(), query.wanted, after=after, most=query.limit)
+    next_cursor = None if found.next is None else to_cursor(_CURSOR_KIND, str(found.next))
+    return json_answer({"users": [user_as_json(user) for user in found.users], "next_cursor": next_cursor})
 
 
 @users.get("/<identity:user_id>")
+@endpoint(Scope.USERS_READ, query=NoQuery, answers={200: OneUserAnswer}, errors=(HTTPStatus.NOT_FOUND,))
 def read_user(user_id: int) -> Response:
     """A user by id."""
+    read_query(NoQuery)
     with services().reading() as connection:
         user = stored_users.find(connection, tenant_id(), user_id)
-    if user is None:
-        raise NotFound("user", user_id)
-    return json_answer({"user": _as_json(user)})
+    return _one(user, user_id)
 
 
 @users.get("/external/<path:external_id>")
+@endpoint(Scope.USERS_READ, query=NoQuery, answers={200: OneUserAnswer}, errors=(HTTPStatus.NOT_FOUND,))
 def read_external_user(external_id: str) -> Response:
     """A user by the id that the caller's own system gave them."""
+    read_query(NoQuery)
     user = None
     if "\0" not in external_id:
         with services().reading() as connection:
             user = stored_users.find_external(connection, tenant_id(), external_id)
-    if user is None:
-        raise NotFound("user", external_id)
-    return json_answer({"user": _as_json(user)})
+    return _one(user, external_id)
 
 
 @users.put("/<identity:user_id>")
+@endpoint(
+    Scope.USERS_WRITE,
+    query=NoQuery,
+    body=UserInput,
+    answers={200: WrittenUserAnswer},
+    errors=_WRITE_ERRORS,
+)
 def replace_user(user_id: int) -> Response:
     """Replace all of a user: what is not named is gone."""
-    written = services().registry.replace(tenant_id(), user_id, read_body(UserInput))
-    return json_answer(_written_as_json(written))
+    read_query(NoQuery)
+    written = services().registry.replace(
+        tenant_id(),
+        user_id,
+        read_body(UserInput),
+        expected_version=expected_version(),
+        actor=current_actor(),
+    )
+    return _written(written)
+
+
+@users.put("/external/<path:external_id>")
+@endpoint(
+    Scope.USERS_WRITE,
+    query=NoQuery,
+    body=ExternalUserInput,
+    answers={200: WrittenUserAnswer, 201: WrittenUserAnswer},
+    errors=(HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+def put_external_user(external_id: str) -> Response:
+    """Replace all of the user of this external id, or add them: 200 or 201.
+
+    With `If-Match` nobody is added. To give a user another external id, change it by PATCH.
+    """
+    read_query(NoQuery)
+    user = _named(read_body(ExternalUserInput), external_id)
+    written = services().registry.put(
+        tenant_id(), user, expected_version=expected_version(), actor=current_actor()
+    )
+    return _written(written)
 
 
 @users.patch("/<identity:user_id>")
+@endpoint(
+    Scope.USERS_WRITE,
+    query=NoQuery,
+    body=UserPatch,
+    body_types=(MERGE_PATCH, JSON),
+    answers={200: WrittenUserAnswer},
+    errors=_WRITE_ERRORS,
+)
 def change_user(user_id: int) -> Response:
     """Change what is named; null removes (RFC 7396)."""
-    patch = read_body(UserPatch, (MERGE_PATCH, JSON))
-    return json_answer(_written_as_json(services().registry.patch(tenant_id(), user_id, patch)))
+    return _change(user_id)
+
+
+@users.patch("/external/<path:external_id>")
+@endpoint(
+    Scope.USERS_WRITE,
+    query=NoQuery,
+    body=UserPatch,
+    body_types=(MERGE_PATCH, JSON),
+    answers={200: WrittenUserAnswer},
+    errors=_WRITE_ERRORS,
+)
+def change_external_user(external_id: str) -> Response:
+    """Change what is named of the user of this external id; null removes (RFC 7396)."""
+    return _change(external_id)
 
 
 @users.delete("/<identity:user_id>")
+@endpoint(
+    Scope.USERS_WRITE,
+    query=NoQuery,
+    answers={200: DeletedUserAnswer},
+    errors=(HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
+)
 def delete_user(user_id: int) -> Response:
-    """Delete a user and what is scheduled for them."""
-    return json_answer({"replanned": replanned_as_json(services().registry.delete(tenant_id(), user_id))})
+    """Delete a user and what is scheduled for them; added again, they have their id and their history back."""
+    return _delete(user_id)
 
 
-def _page(query: UserListQuery) -> list[StoredUser]:
-    """One user more than the page shows, so that it is known whether there is a next one."""
-    with services().reading() as connection:
-        return stored_users.page(
-            connection,
-            tenant_id(),
-            after=_position(query.cursor),
-            most=query.limit + 1,
-            timezone=query.timezone,
-        )
+@users.delete("/external/<path:external_id>")
+@endpoint(
+    Scope.USERS_WRITE,
+    query=NoQuery,
+    answers={200: DeletedUserAnswer},
+    errors=(HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
+)
+def delete_external_user(external_id: str) -> Response:
+    """Delete the user of this external id and what is scheduled for them."""
+    return _delete(external_id)
 
 
-def _external(query: UserListQuery) -> list[StoredUser]:
-    """The user of that external id, unless another filter or the cursor leaves them out."""
-    with services().reading() as connection:
-        user = stored_users.find_external(connection, tenant_id(), query.external_id or "")
-    if user is None or user.id <= _position(query.cursor):
-        return []
-    return [user] if query.timezone in (None, user.values.timezone) else []
-
-
-def _position(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    position = from_cursor(_CURSOR_KIND, cursor)
-    if not (position.isdecimal() and len(position) <= 18):
-        raise unknown_cursor()
-    return int(position)
-
-
-def _written_as_json(written: WrittenUser) -> dict[str, Any]:
-    return {"user": _as_json(written.user), "replanned": replanned_as_json(written.replanned)}
+def check_day(query: UserExportQuery) -> None:
+    """Raise InvalidQuery for a day of no date."""
+    if query.on is not None and query.date is None:
+        raise InvalidQuery([FieldError("/date", "is required beside on")])
 
 
 def replanned_as_json(replanned: Replanned) -> dict[str, int]:
@@ -130,11 +205,10 @@ def replanned_as_json(replanned: Replanned) -> dict[str, int]:
     return asdict(replanned)
 
 
-def _as_json(user: StoredUser) -> dict[str, Any]:
-    values = user.values
+def values_as_json(values: UserInput) -> dict[str, Any]:
+    """A user as they were given to us."""
     preferred_time = values.preferred_time
     return {
-        "id": user.id,
         "external_id": values.external_id,
         "first_name": values.first_name,
         "last_name": values.last_name,
@@ -147,7 +221,58 @@ def _as_json(user: StoredUser) -> dict[str, Any]:
         "preferred_time": None if preferred_time is None else time_of_day(preferred_time),
         "dates": values.dates,
         "attributes": values.attributes,
+    }
+
+
+def user_as_json(user: StoredUser) -> dict[str, Any]:
+    """A user as stored."""
+    return {
+        "id": user.id,
+        **values_as_json(user.values),
         "version": user.version,
         "created_at": user.created_at,
         "updated_at": user.updated_at,
     }
+
+
+def _named(given: ExternalUserInput, external_id: str) -> UserInput:
+    """The user that is given, of the external id in the path. Raises InvalidInput."""
+    if given.external_id not in ("", external_id):
+        raise InvalidInput([FieldError("/external_id", "must be the one in the path, or left out")])
+    user = UserInput.model_validate(given.model_dump() | {"external_id": external_id})
+    if user.external_id != external_id:
+        raise InvalidInput([FieldError("/external_id", "must have no blanks around it")])
+    return user
+
+
+def _change(key: UserKey) -> Response:
+    read_query(NoQuery)
+    patch = read_body(UserPatch, (MERGE_PATCH, JSON))
+    version = expected_version()
+    return _written(
+        services().registry.patch(tenant_id(), key, patch, expected_version=version, actor=current_actor())
+    )
+
+
+def _delete(key: UserKey) -> Response:
+    read_query(NoQuery)
+    version = expected_version()
+    replanned = services().registry.delete(tenant_id(), key, expected_version=version, actor=current_actor())
+    return json_answer({"replanned": replanned_as_json(replanned)})
+
+
+def _one(user: StoredUser | None, key: UserKey) -> Response:
+    if user is None:
+        raise NotFound("user", key)
+    return json_answer({"user": user_as_json(user)}, headers={"ETag": etag_of(user.version)})
+
+
+def _written(written: WrittenUser) -> Response:
+    user = written.user
+    headers = {"ETag": etag_of(user.version)}
+    status = HTTPStatus.OK
+    if written.is_new:
+        headers["Location"] = f"{users.url_prefix}/{user.id}"
+        status = HTTPStatus.CREATED
+    body = {"user": user_as_json(user), "replanned": replanned_as_json(written.replanned)}
+    return json_answer(body, status, headers)

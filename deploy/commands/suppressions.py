@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 import click
 
 from deploy.commands.files import Rejections, ShowProgress, file_name, progress_bar, rejected_path
-from deploy.commands.session import begin_command, say
+from deploy.commands.session import COMMAND, begin_command, say
 from deploy.commands.table import table
 from deploy.database import engine_on, usable_database
 from deploy.suppression_file import FileLine, read_addresses
@@ -228,7 +228,7 @@ def _preferences(*, create: bool = False) -> Iterator[Preferences]:
         usable_database(begin_command(), say, create=create) as settings,
         engine_on(settings, "command") as engine,
     ):
-        yield Preferences(engine, SystemClock())
+        yield Preferences(engine, SystemClock(), COMMAND)
 
 
 def _cells(entry: Suppression) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +17,14 @@ _ADAPTERS: Final[Mapping[Channel, TypeAdapter[str]]] = {
     Channel.PUSH: TypeAdapter(PushToken),
     Channel.WEBHOOK: TypeAdapter(WebhookUrl),
 }
+
+ADDRESSED: Final = tuple(_ADAPTERS)
+"""The channels that have addresses; the others reach a user without one."""
+
+
+def address_schema(channel: Channel) -> dict[str, Any]:
+    """The JSON schema of an address of one of the channels that have some."""
+    return _ADAPTERS[channel].json_schema()
 
 
 def normal_address(channel: Channel, address: str) -> str:

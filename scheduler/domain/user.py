@@ -3,7 +3,7 @@
 Values are taken as written or refused, never guessed: no numbers for strings, no timestamps for dates,
 no unknown fields. Messages say what to write instead and repeat no personal data.
 
-Limits: an e-mail address is checked for its form only; whether it can receive anything is not known here.
+Limits: e-mail addresses and phone numbers are checked for their form only; whether anybody is there is not known here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, time
 from typing import Annotated, Any, Final
 
@@ -27,21 +27,20 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from scheduler.domain.field_error import FieldError
-from scheduler.domain.zones import check_zone
+from scheduler.domain.mailbox import PLAIN_PATTERN, check_mailbox
+from scheduler.domain.phone_number import check_phone_number, phone_number_pattern
+from scheduler.domain.schema_of import SchemaOf, without_defaults
+from scheduler.domain.zones import allowed_zones, check_zone
 
 BIRTHDAY: Final = "birthday"
 ANNIVERSARY: Final = "anniversary"
 
-_MAX_EMAIL_OCTETS: Final = 254  # RFC 5321 §4.5.3.1.3, without the angle brackets
 _LARGEST_INTEGER: Final = 2**53  # RFC 8259 §6: beyond it, readers of JSON disagree
 
 # Control characters and the two line separators of Unicode: they forge mail headers and log lines.
-_TEXT_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
-_EMAIL_PATTERN: Final = (
-    r'^[^\s\x00-\x1f\x7f-\x9f@<>()\[\],;:\\"]{1,64}'
-    r'@(?:[^\s\x00-\x1f\x7f-\x9f@<>()\[\],;:\\".]{1,63}\.)+[^\s\x00-\x1f\x7f-\x9f@<>()\[\],;:\\".]{1,63}$'
-)
-_PHONE_PATTERN: Final = r"^\+[1-9][0-9]{6,14}$"
+_NO_CONTROLS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+TEXT_PATTERN: Final = rf"^[^{_NO_CONTROLS}]*$"
+SOME_TEXT_PATTERN: Final = rf"^[^{_NO_CONTROLS}]*[^\s{_NO_CONTROLS}][^{_NO_CONTROLS}]*$"
 _DEVICE_PATTERN: Final = r"^[\x21-\x7e]{1,4096}$"
 # No user, password or fragment: who may be asked at all is decided when the address is resolved.
 _WEBHOOK_URL_PATTERN: Final = r"^https?://[A-Za-z0-9.\-\[\]:]+(?:[/?][\x21\x22\x24-\x7e]*)?$"
@@ -49,6 +48,7 @@ _LOCALE_PATTERN: Final = r"^[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8}){0,4}$"
 _DATE_NAME_PATTERN: Final = r"^[a-z][a-z0-9_]{0,62}$"
 _ATTRIBUTE_NAME_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,62}$"
 _TIME_OF_DAY: Final = re.compile(r"[0-9]{2}:[0-9]{2}(?::00)?")
+_TIME_PATTERN: Final = "^([01][0-9]|2[0-3]):[0-5][0-9](:00)?$"
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _DATE_MESSAGE: Final = "must be a real date written YYYY-MM-DD"
@@ -78,12 +78,6 @@ def _parse_time(value: object) -> object:
     if isinstance(value, time) and value == time(value.hour, value.minute):
         return value
     raise ValueError(_TIME_MESSAGE)
-
-
-def _check_email_length(value: str) -> str:
-    if len(value.encode()) > _MAX_EMAIL_OCTETS:
-        raise ValueError(f"must be at most {_MAX_EMAIL_OCTETS} octets long")
-    return value
 
 
 def _check_attribute(value: object) -> object:
@@ -116,30 +110,98 @@ def _hyphenated(locale: str) -> str:
 
 def _text(max_length: int, min_length: int = 0) -> StringConstraints:
     return StringConstraints(
-        strip_whitespace=True, min_length=min_length, max_length=max_length, pattern=_TEXT_PATTERN
+        strip_whitespace=True, min_length=min_length, max_length=max_length, pattern=TEXT_PATTERN
     )
 
 
-ExternalId = Annotated[str, _text(200, min_length=1)]
-FirstName = Annotated[str, _text(100, min_length=1)]
+def _text_schema(max_length: int) -> SchemaOf:
+    """Of text that must not be empty once the blanks around it are gone."""
+    return SchemaOf(
+        lambda: {"type": "string", "minLength": 1, "maxLength": max_length, "pattern": SOME_TEXT_PATTERN}
+    )
+
+
+ExternalId = Annotated[str, _text(200, min_length=1), _text_schema(200)]
+FirstName = Annotated[str, _text(100, min_length=1), _text_schema(100)]
 LastName = Annotated[str, _text(100)]
 Email = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, max_length=_MAX_EMAIL_OCTETS, pattern=_EMAIL_PATTERN),
-    AfterValidator(_check_email_length),
+    StringConstraints(strip_whitespace=True),
+    AfterValidator(check_mailbox),
+    SchemaOf(
+        lambda: {
+            "type": "string",
+            "pattern": PLAIN_PATTERN,
+            "description": "Internationalized addresses (RFC 6531) are taken as well.",
+            "examples": ["ann@example.org"],
+        },
+        "Email",
+    ),
 ]
 PushToken = Annotated[str, StringConstraints(pattern=_DEVICE_PATTERN)]
 WebhookUrl = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=2048, pattern=_WEBHOOK_URL_PATTERN)
 ]
-Phone = Annotated[str, StringConstraints(strip_whitespace=True, pattern=_PHONE_PATTERN)]
-ZoneName = Annotated[str, AfterValidator(check_zone)]
-Locale = Annotated[str, StringConstraints(pattern=_LOCALE_PATTERN), AfterValidator(_hyphenated)]
-LocalDate = Annotated[date, BeforeValidator(_parse_date)]
-TimeOfDay = Annotated[time, BeforeValidator(_parse_time)]
+Phone = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True),
+    AfterValidator(check_phone_number),
+    SchemaOf(
+        lambda: {
+            "type": "string",
+            "pattern": phone_number_pattern(),
+            "description": "In E.164 form: + and the calling code, then as many digits as that country has.",
+            "examples": ["+442071838750"],
+        },
+        "Phone",
+    ),
+]
+ZoneName = Annotated[
+    str,
+    AfterValidator(check_zone),
+    SchemaOf(
+        lambda: {
+            "type": "string",
+            "enum": sorted(allowed_zones()),
+            "description": "A time zone of the IANA database.",
+            "examples": ["Europe/London"],
+        },
+        "TimeZone",
+    ),
+]
+Locale = Annotated[
+    str,
+    StringConstraints(pattern=_LOCALE_PATTERN),
+    AfterValidator(_hyphenated),
+    SchemaOf(lambda: {"type": "string", "pattern": _LOCALE_PATTERN, "examples": ["en-GB"]}),
+]
+LocalDate = Annotated[
+    date,
+    BeforeValidator(_parse_date),
+    SchemaOf(lambda: {"type": "string", "format": "date", "examples": ["1990-03-02"]}),
+]
+TimeOfDay = Annotated[
+    time,
+    BeforeValidator(_parse_time),
+    SchemaOf(lambda: {"type": "string", "pattern": _TIME_PATTERN, "examples": ["09:00"]}),
+]
 DateName = Annotated[str, StringConstraints(pattern=_DATE_NAME_PATTERN)]
 AttributeName = Annotated[str, StringConstraints(pattern=_ATTRIBUTE_NAME_PATTERN)]
-AttributeValue = Annotated[str | int | float | bool | None, BeforeValidator(_check_attribute)]
+AttributeValue = Annotated[
+    str | int | float | bool | None,
+    BeforeValidator(_check_attribute),
+    SchemaOf(
+        lambda: {
+            "anyOf": [
+                {"type": "string", "maxLength": 1000, "pattern": TEXT_PATTERN},
+                {"type": "number", "minimum": -_LARGEST_INTEGER, "maximum": _LARGEST_INTEGER},
+                {"type": "boolean"},
+                {"type": "null"},
+            ],
+        },
+        "AttributeValue",
+    ),
+]
 
 
 class _StrictModel(BaseModel):
@@ -170,6 +232,8 @@ class UserPatch(_StrictModel):
 
     Only the fields in `model_fields_set` mean anything. Apply it with `patched`.
     """
+
+    model_config = ConfigDict(json_schema_extra=without_defaults)
 
     external_id: ExternalId = Field(default_factory=str)
     first_name: FirstName = Field(default_factory=str)
@@ -213,9 +277,7 @@ def check_dates(user: UserInput, today: date) -> list[FieldError]:
 
 
 _PATTERN_MESSAGES: Final[Mapping[str, str]] = {
-    _TEXT_PATTERN: "must not contain control characters or line separators",
-    _EMAIL_PATTERN: "must be an e-mail address such as name@example.com",
-    _PHONE_PATTERN: "must be a phone number in E.164 form such as +442071838750",
+    TEXT_PATTERN: "must not contain control characters or line separators",
     _DEVICE_PATTERN: "must be a device token: up to 4096 visible ASCII characters",
     _WEBHOOK_URL_PATTERN: "must be an http:// or https:// address without user, password and fragment",
     _LOCALE_PATTERN: "must be a language tag such as en or pt-BR",
@@ -234,13 +296,17 @@ _MESSAGES: Final[Mapping[str, str]] = {
 }
 
 
-def field_errors(error: ValidationError) -> list[FieldError]:
+def field_errors(
+    error: ValidationError, known: Collection[str] = (), field: str = "field"
+) -> list[FieldError]:
     """All that a model refused, each with its place and a message for whoever wrote the input.
 
-    Works for any pydantic model. Messages name no values except unknown zones and unknown fields.
+    Works for any pydantic model; `known` are the names of its fields, and `field` is what one is called. Messages name
+    no values except unknown zones and unknown fields.
     """
+    names = UserInput.model_fields if error.title in (UserInput.__name__, UserPatch.__name__) else known
     return [
-        FieldError(_pointer(detail["loc"]), _message(error.title, detail))
+        FieldError(_pointer(detail["loc"]), _message(detail, names, field))
         for detail in error.errors(include_url=False, include_input=False)
     ]
 
@@ -251,10 +317,10 @@ def _pointer(location: tuple[int | str, ...]) -> str:
     return "".join("/" + _printable(str(part)).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-def _message(model: str, detail: ErrorDetails) -> str:
+def _message(detail: ErrorDetails, known: Collection[str], field: str) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return _unknown_field(model, detail["loc"])
+        return _unknown_field(detail["loc"], known, field)
     if kind == "value_error":
         return str(context["error"])
     if kind == "string_pattern_mismatch":
@@ -264,64 +330,16 @@ def _message(model: str, detail: ErrorDetails) -> str:
     return _MESSAGES[kind].format_map(context) if kind in _MESSAGES else detail["msg"]
 
 
-def _unknown_field(model: str, location: tuple[int | str, ...]) -> str:
+def _unknown_field(location: tuple[int | str, ...], known: Collection[str], field: str) -> str:
     name = _printable(str(location[-1]))
-    known = UserInput.model_fields if model in (UserInput.__name__, UserPatch.__name__) else ()
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"unknown field '{name}'" + (f"; did you mean '{close[0]}'?" if close else "")
+    close = difflib.get_close_matches(name, known, n=1) if len(location) == 1 else []
+    if close:
+        return f"unknown {field} '{name}'; did you mean '{close[0]}'?"
+    takes = f"; there is {', '.join(known)}" if field == "parameter" and known else ""
+    return f"unknown {field} '{name}'" + takes
 
 
 def _printable(name: str) -> str:
     """A name from the input as it can be put into any answer, file or log."""
     shown = name if len(name) <= 100 else name[:100] + "…"
     return _CONTROLS.sub("\ufffd", shown).encode(errors="replace").decode()
-
-
-_ROW_FIELDS: Final = frozenset(
-    {
-        "external_id",
-        "first_name",
-        "last_name",
-        "email",
-        "phone",
-        "push_token",
-        "webhook_url",
-        "timezone",
-        "locale",
-        "preferred_time",
-    }
-)
-_ROW_DATES: Final[Mapping[str, str]] = {
-    "birth_date": BIRTHDAY,
-    BIRTHDAY: BIRTHDAY,
-    "anniversary_date": ANNIVERSARY,
-    ANNIVERSARY: ANNIVERSARY,
-}
-_DATE_COLUMN_PREFIX: Final = "date:"
-
-
-def is_row_column(name: str) -> bool:
-    """Whether `user_from_row` reads a column of this name."""
-    return name in _ROW_FIELDS or name in _ROW_DATES or name.startswith(_DATE_COLUMN_PREFIX)
-
-
-def user_from_row(row: Mapping[str, str]) -> dict[str, Any]:
-    """A row of a CSV file as input for `UserInput`, unchecked: an empty cell is an absent value.
-
-    `birth_date` and `anniversary_date` are the dates `birthday` and `anniversary`, which may also be called
-    so, a column `date:NAME` is the date NAME, other columns are ignored. Of two columns for one date, the later counts.
-    """
-    user: dict[str, Any] = {}
-    dates: dict[str, str] = {}
-    for column, cell in row.items():
-        value = cell.strip() if cell else None
-        if not value:
-            continue
-        if column in _ROW_FIELDS:
-            user[column] = value
-        elif column in _ROW_DATES:
-            dates[_ROW_DATES[column]] = value
-        elif column.startswith(_DATE_COLUMN_PREFIX):
-            dates[column.removeprefix(_DATE_COLUMN_PREFIX)] = value
-    user["dates"] = dates
-    return user

@@ -2,18 +2,24 @@
 
 Connections outlive neither a dead server nor a dead network: keepalives and `tcp_user_timeout` end
 what no statement timeout can (TRAPS: a stopped server answers nothing), and the pool checks each
-connection before lending it. The other way round, the server ends a session that falls silent in the
+connection before lending it: one that the server has ended can be read from, which costs no round trip to
+see, and one that lay idle is asked. The other way round, the server ends a session that falls silent in the
 middle of a transaction: its locks must not outlast a process that stands still or cannot be reached.
 """
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+import psycopg
 from psycopg.errors import DeadlockDetected, SerializationFailure
-from sqlalchemy import Connection, Engine, create_engine, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from scheduler.clock import SystemClock
 
 Result = TypeVar("Result")
 
@@ -21,6 +27,9 @@ _TRANSACTION_TRIES: Final = 5
 _CONNECT_TIMEOUT_SECONDS: Final = 5
 _UNACKNOWLEDGED_TIMEOUT_MILLISECONDS: Final = 30_000
 _SILENT_TRANSACTION_SECONDS: Final = 60
+_TRUSTED_SECONDS: Final = 5.0
+_LAST_USED: Final = "daybreak_last_used"
+_CLOCK: Final = SystemClock()
 
 
 def create_database_engine(url: str, *, pool_size: int, application_name: str) -> Engine:
@@ -28,11 +37,10 @@ def create_database_engine(url: str, *, pool_size: int, application_name: str) -
 
     Opens nothing: the first use does.
     """
-    return create_engine(
+    engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=0,
-        pool_pre_ping=True,
         connect_args={
             "application_name": application_name,
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
@@ -45,6 +53,36 @@ def create_database_engine(url: str, *, pool_size: int, application_name: str) -
             f" -c idle_in_transaction_session_timeout={_SILENT_TRANSACTION_SECONDS}s",
         },
     )
+    event.listen(engine, "checkout", _check)
+    event.listen(engine, "checkin", _note_use)
+    return engine
+
+
+def _check(connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _lent: object) -> None:
+    """Raise InvalidatePoolError, upon which the pool makes new connections, unless this one is as it should be."""
+    last_used = record.info.get(_LAST_USED)
+    if last_used is None:
+        return
+    idle_seconds = _CLOCK.monotonic() - last_used
+    if idle_seconds < _TRUSTED_SECONDS and not _has_news(connection):
+        return
+    try:
+        connection.autocommit = True
+        connection.execute("")
+        connection.autocommit = False
+    except psycopg.Error as error:
+        raise InvalidatePoolError(type(error).__name__) from error
+
+
+def _has_news(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server has said something that nobody asked for: that it ends, or that it has ended."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _note_use(_connection: psycopg.Connection[Any] | None, record: ConnectionPoolEntry) -> None:
+    record.info[_LAST_USED] = _CLOCK.monotonic()
 
 
 def in_transaction(engine: Engine, work: Callable[[Connection], Result]) -> Result:

@@ -1,8 +1,8 @@
-"""Users and their named dates.
+"""Users and their named dates: one at a time, and what planning and workers read of many.
 
-Writes take whole users as JSON and spread them over the tables in one statement, however many they
-are. There is no foreign key between the two tables: checked row by row, it would cost an import more
-than the rows do. Only this module writes either of them, and always both in one statement.
+A write takes a whole user as JSON and spreads it over the tables in one statement. There is no foreign key between
+the two tables: checked row by row, it would cost an import more than the rows do. Only this module and `bulk_users`
+write either of them, and always both in one transaction.
 
 A statement that waits for somebody else's write goes on with the newest version of the row it waited for,
 and with everything else as it was when the statement began (READ COMMITTED). So each write locks its users
@@ -11,7 +11,7 @@ by a statement of their own first: the dates and deletions it then sees are thos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any, Final
@@ -23,8 +23,9 @@ from sqlalchemy.exc import IntegrityError
 
 from scheduler.domain.occasion import Channel
 from scheduler.domain.user import UserInput
-from scheduler.errors import Conflict
+from scheduler.errors import Conflict, PersonErased
 from scheduler.store import inbox
+from scheduler.store.direct import Direct
 
 ZoneTime = tuple[str, time | None]
 """A time zone and a preferred time (None: none) that somebody lives by."""
@@ -61,35 +62,34 @@ _CHANGES: Final = """
     timezone = {new}.timezone, locale = {new}.locale, preferred_time = {new}.preferred_time,
     attributes = {new}.attributes, version = {old}.version + 1, updated_at = :now"""
 
-_INSERT: Final = f"""
+# Somebody who was erased is not added. Without the key it cannot be told who that is: then nobody is, once anybody was.
+_NOT_ERASED: Final = """
+    NOT EXISTS (
+        SELECT FROM erased_users e
+        WHERE e.tenant_id = :tenant_id AND e.external_id_hash = CAST(:tombstone AS bytea))
+    AND (CAST(:tombstone AS bytea) IS NOT NULL
+         OR NOT EXISTS (SELECT FROM erased_users e WHERE e.tenant_id = :tenant_id))"""
+
+CREATE: Final = text(f"""
 WITH {_INPUT},
 written AS (
     INSERT INTO users
         (id, tenant_id, external_id, first_name, last_name, email, phone, push_token, webhook_url, timezone, locale,
          preferred_time, attributes, version, created_at, updated_at)
-    SELECT coalesce(d.user_id, nextval((SELECT pg_get_serial_sequence('users', 'id')))), :tenant_id, i.external_id,
+    SELECT coalesce(d.user_id, nextval('users_id_seq')), :tenant_id, i.external_id,
            i.first_name, i.last_name, i.email, i.phone, i.push_token, i.webhook_url, i.timezone, i.locale,
            i.preferred_time, i.attributes,
            coalesce(d.version, 0) + 1, :now, :now
     FROM input i
     LEFT JOIN deleted_users d ON d.tenant_id = :tenant_id AND d.external_id = i.external_id
         AND NOT EXISTS (SELECT FROM users renamed WHERE renamed.id = d.user_id)
-    ORDER BY i.external_id
-    {{on_conflict}}
-    RETURNING id, external_id, version, xmax = 0 AS created
+    WHERE {_NOT_ERASED}
+    RETURNING id, external_id, version, true AS created
 ),
 {_DATES}
-SELECT id, version, created FROM written"""
+SELECT id, version FROM written""")
 
-_CREATE: Final = text(_INSERT.format(on_conflict=""))
-
-# xmax is set on a row that was there and is updated, and zero on a new one.
-_UPSERT: Final = text(
-    _INSERT.format(
-        on_conflict="ON CONFLICT (tenant_id, external_id) DO UPDATE SET "
-        + _CHANGES.format(new="excluded", old="users")
-    )
-)
+_IS_ERASED: Final = text(f"SELECT NOT ({_NOT_ERASED}) AS is_erased")
 
 _REPLACE: Final = text(f"""
 WITH {_INPUT},
@@ -116,26 +116,22 @@ remembered AS (
 )
 SELECT id FROM removed""")
 
-_SELECT: Final = """
+SELECT_USER: Final = """
 SELECT u.id, u.external_id, u.first_name, u.last_name, u.email, u.phone, u.push_token, u.webhook_url,
        u.timezone, u.locale, u.preferred_time,
        u.attributes, u.version, u.created_at, u.updated_at,
        coalesce((SELECT jsonb_object_agg(d.name, d.value) FROM user_dates d WHERE d.user_id = u.id), '{}') AS dates
 FROM users u WHERE u.tenant_id = :tenant_id"""
 
-_BY_ID: Final = text(f"{_SELECT} AND u.id = :user_id")
-_BY_EXTERNAL_ID: Final = text(f"{_SELECT} AND u.external_id = :external_id")
-_PAGE: Final = text(f"{_SELECT} AND u.id > :after ORDER BY u.id LIMIT :most")
-_PAGE_OF_ZONE: Final = text(
-    f"{_SELECT} AND u.timezone = :timezone AND u.id > :after ORDER BY u.id LIMIT :most"
-)
+_BY_ID: Final = text(f"{SELECT_USER} AND u.id = :user_id")
+_FIND: Final = Direct(_BY_ID)
+_BY_EXTERNAL_ID: Final = text(f"{SELECT_USER} AND u.external_id = :external_id")
 
 _LOCK: Final = text("""
 SELECT id FROM users WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE""")
 
-_LOCK_EXTERNAL: Final = text("""
-SELECT id FROM users WHERE tenant_id = :tenant_id AND external_id = ANY(CAST(:external_ids AS text[]))
-ORDER BY external_id FOR NO KEY UPDATE""")
+LOCK_EXTERNAL: Final = text("""
+SELECT id FROM users WHERE tenant_id = :tenant_id AND external_id = :external_id FOR NO KEY UPDATE""")
 
 _RECIPIENTS: Final = text("""
 SELECT id, version, external_id, first_name, last_name, email, phone, push_token, webhook_url, locale, timezone
@@ -227,50 +223,31 @@ class Recipient:
                 return self.external_id
 
 
-@dataclass(frozen=True, slots=True)
-class Upserted:
-    """What a bulk write did: the ids of all users written, and how many of them are new."""
-
-    user_ids: tuple[int, ...]
-    created: int
-
-
-def create(connection: Connection, tenant_id: int, user: UserInput, *, now: datetime) -> StoredUser:
-    """Add a user, under their old id where the external id was deleted before.
-
-    Raises Conflict where the external id is taken; the transaction is then lost.
-    """
-    if _lock_external(connection, tenant_id, [user]):
-        raise _taken(user)
-    try:
-        row = connection.execute(_CREATE, _parameters(tenant_id, [user], now)).one()
-    except IntegrityError as error:
-        raise _conflict(error, user) from None
-    return StoredUser(row.id, row.version, now, now, user)
+def erased(tombstone: bytes | None) -> PersonErased:
+    """What to raise for somebody who is not to come back, or of whom that cannot be told."""
+    if tombstone is None:
+        return PersonErased(
+            "people were erased, and without DAYBREAK_SECRET_KEY it cannot be told whether this is one of them"
+        )
+    return PersonErased()
 
 
-def upsert(connection: Connection, tenant_id: int, users: Sequence[UserInput], *, now: datetime) -> Upserted:
-    """Add or replace users by their external ids, which must differ from each other."""
-    parameters = _parameters(tenant_id, users, now)
-    known = _lock_external(connection, tenant_id, users)
-    rows = connection.execute(_UPSERT, parameters).all()
-    created = sum(row.created for row in rows)
-    if len(rows) - created > known:
-        # Somebody else added one of them since the lock: what dates they gave them is seen from now on.
-        connection.execute(_UPSERT, parameters)
-    return Upserted(tuple(row.id for row in rows), created)
+def is_erased(connection: Connection, tenant_id: int, tombstone: bytes | None) -> bool:
+    """Whether the owner of an external id was erased; None, without a key: whether anybody was."""
+    parameters = {"tenant_id": tenant_id, "tombstone": tombstone}
+    return bool(connection.execute(_IS_ERASED, parameters).scalar_one())
 
 
 def replace(
     connection: Connection, tenant_id: int, user_id: int, user: UserInput, *, now: datetime
 ) -> StoredUser | None:
     """Replace all of a user; None where there is none. Raises Conflict where the new external id is taken."""
-    parameters = _parameters(tenant_id, [user], now) | {"user_id": user_id}
+    parameters = user_parameters(tenant_id, user, now) | {"user_id": user_id}
     lock(connection, [user_id])
     try:
         row = connection.execute(_REPLACE, parameters).one_or_none()
     except IntegrityError as error:
-        raise _conflict(error, user) from None
+        raise conflict(error, user) from None
     return None if row is None else StoredUser(row.id, row.version, row.created_at, now, user)
 
 
@@ -287,30 +264,26 @@ def delete(connection: Connection, tenant_id: int, user_id: int, *, now: datetim
 
 def find(connection: Connection, tenant_id: int, user_id: int) -> StoredUser | None:
     """A user by id."""
-    return _stored(connection.execute(_BY_ID, {"tenant_id": tenant_id, "user_id": user_id}).one_or_none())
+    row = _FIND.one_or_none(connection, {"tenant_id": tenant_id, "user_id": user_id})
+    return None if row is None else stored_user(row)
 
 
 def find_external(connection: Connection, tenant_id: int, external_id: str) -> StoredUser | None:
     """A user by external id."""
     parameters = {"tenant_id": tenant_id, "external_id": external_id}
-    return _stored(connection.execute(_BY_EXTERNAL_ID, parameters).one_or_none())
-
-
-def page(
-    connection: Connection, tenant_id: int, *, after: int, most: int, timezone: str | None = None
-) -> list[StoredUser]:
-    """Up to `most` users in order of id, from the first one after the id `after`."""
-    parameters = {"tenant_id": tenant_id, "after": after, "most": most}
-    if timezone is None:
-        rows = connection.execute(_PAGE, parameters)
-    else:
-        rows = connection.execute(_PAGE_OF_ZONE, parameters | {"timezone": timezone})
-    return [user for row in rows if (user := _stored(row))]
+    row = connection.execute(_BY_EXTERNAL_ID, parameters).one_or_none()
+    return None if row is None else stored_user(row)
 
 
 def lock(connection: Connection, user_ids: Sequence[int]) -> list[int]:
     """Keep others from editing these users until the transaction ends; returns those who exist."""
     return list(connection.execute(_LOCK, {"user_ids": list(user_ids)}).scalars())
+
+
+def lock_external(connection: Connection, tenant_id: int, external_id: str) -> int | None:
+    """As `lock`, by external id; waits for a deletion under way as well. Returns the id, if there is such a user."""
+    parameters = {"tenant_id": tenant_id, "external_id": external_id}
+    return connection.execute(LOCK_EXTERNAL, parameters).scalar_one_or_none()
 
 
 def recipients(
@@ -336,14 +309,10 @@ def zone_times_of(connection: Connection, user_ids: Sequence[int]) -> list[ZoneT
     return [(row.timezone, row.preferred_time) for row in rows]
 
 
-def id_chunks(connection: Connection, tenant_id: int, size: int) -> Iterator[list[int]]:
-    """All ids of a tenant's users, `size` at a time."""
-    after = 0
-    while ids := list(
-        connection.execute(_IDS_AFTER, {"tenant_id": tenant_id, "after": after, "most": size}).scalars()
-    ):
-        yield ids
-        after = ids[-1]
+def ids_after(connection: Connection, tenant_id: int, *, after: int, most: int) -> list[int]:
+    """Up to `most` ids of a tenant's users in order, from the first one after the id `after`."""
+    parameters = {"tenant_id": tenant_id, "after": after, "most": most}
+    return list(connection.execute(_IDS_AFTER, parameters).scalars())
 
 
 def count(connection: Connection, tenant_id: int) -> int:
@@ -351,27 +320,23 @@ def count(connection: Connection, tenant_id: int) -> int:
     return int(connection.execute(_COUNT, {"tenant_id": tenant_id}).scalar_one())
 
 
-def _parameters(tenant_id: int, users: Sequence[UserInput], now: datetime) -> dict[str, Any]:
-    return {"tenant_id": tenant_id, "users": _USERS_AS_JSON.dump_json(list(users)).decode(), "now": now}
+def user_parameters(tenant_id: int, user: UserInput, now: datetime) -> dict[str, Any]:
+    """What a statement that writes a user takes."""
+    return {"tenant_id": tenant_id, "users": _USERS_AS_JSON.dump_json([user]).decode(), "now": now}
 
 
-def _lock_external(connection: Connection, tenant_id: int, users: Sequence[UserInput]) -> int:
-    """As `lock`, by external id; waits for a deletion under way as well. Returns how many of them exist."""
-    parameters = {"tenant_id": tenant_id, "external_ids": [user.external_id for user in users]}
-    return len(connection.execute(_LOCK_EXTERNAL, parameters).all())
+def conflict(error: IntegrityError, user: UserInput) -> Exception:
+    """What to raise for a write that a constraint refused."""
+    return taken(user) if isinstance(error.orig, UniqueViolation) else error
 
 
-def _conflict(error: IntegrityError, user: UserInput) -> Exception:
-    return _taken(user) if isinstance(error.orig, UniqueViolation) else error
-
-
-def _taken(user: UserInput) -> Conflict:
+def taken(user: UserInput) -> Conflict:
+    """What to raise where somebody has the external id."""
     return Conflict(f"a user with external_id {user.external_id!r} exists already")
 
 
-def _stored(row: Row[Any] | None) -> StoredUser | None:
-    if row is None:
-        return None
+def stored_user(row: Row[Any]) -> StoredUser:
+    """The user in a row of `SELECT_USER`."""
     values = UserInput.model_construct(
         external_id=row.external_id,
         first_name=row.first_name,

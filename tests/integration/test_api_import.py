@@ -34,9 +34,12 @@ def test_rows_are_created_planned_and_told(client: FlaskClient) -> None:
     response = send(client, HEADER + row(1) + row(2), "text/csv; charset=UTF-8")
     assert response.status_code == 200
     assert body_of(response) == {
+        "mode": "good_rows",
         "read": 2,
         "created": 2,
         "updated": 0,
+        "unchanged": 0,
+        "without_address": 0,
         "rejected": 0,
         "rejected_rows": [],
         "replanned": NOTHING | {"planned": 2},
@@ -48,8 +51,12 @@ def test_rows_are_created_planned_and_told(client: FlaskClient) -> None:
 def test_the_same_rows_again_update_and_send_nothing_twice(client: FlaskClient) -> None:
     send(client, HEADER + row(1))
     again = body_of(send(client, HEADER + row(1) + row(2)))
-    assert (again["created"], again["updated"]) == (1, 1)
-    assert again["replanned"] == NOTHING | {"planned": 1, "kept": 1}
+    assert (again["created"], again["updated"], again["unchanged"]) == (1, 0, 1)
+    assert again["replanned"] == NOTHING | {"planned": 1}
+    other = row(2).replace("Ann,", "Anna,")
+    changed = body_of(send(client, HEADER + row(1) + other))
+    assert (changed["created"], changed["updated"], changed["unchanged"]) == (0, 1, 1)
+    assert changed["replanned"] == NOTHING | {"kept": 1}
 
 
 def test_bad_rows_are_listed_with_their_line_and_the_good_ones_kept(client: FlaskClient) -> None:

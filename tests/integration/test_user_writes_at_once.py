@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from scheduler.clock import SettableClock
+from scheduler.domain.access import SYSTEM
 from scheduler.domain.user import UserInput, UserPatch
-from scheduler.store import users
+from scheduler.store import creation, users
 from scheduler.store.users import StoredUser
 from tests.fixtures.time_travel import TENANT, TimeTravel, utc
 from tests.fixtures.waiting import wait_until_blocked
@@ -96,7 +97,9 @@ def test_an_import_leaves_no_date_of_what_it_replaces(travel: TimeTravel) -> Non
 def test_an_import_leaves_no_date_of_a_user_who_was_just_added(travel: TimeTravel) -> None:
     overlapping(
         travel,
-        lambda connection: users.create(connection, TENANT, ann(dates=BOTH), now=travel.clock.now()),
+        lambda connection: creation.create(
+            connection, TENANT, ann(dates=BOTH), SYSTEM, now=travel.clock.now()
+        ),
         lambda: travel.registry.upsert(TENANT, [ann()]),
     )
     assert stored(travel).values.dates == BIRTHDAY

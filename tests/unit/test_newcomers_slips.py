@@ -2,7 +2,7 @@
 
 import pytest
 
-from scheduler.domain.user import is_row_column, user_from_row
+from scheduler.domain.user_row import is_row_column, user_from_row
 from scheduler.errors import ConfigurationError
 from scheduler.settings import load_settings
 

@@ -12,8 +12,8 @@ from scheduler.domain.user import (
     check_dates,
     field_errors,
     patched,
-    user_from_row,
 )
+from scheduler.domain.user_row import user_from_row
 
 ADA: dict[str, Any] = {
     "external_id": "ada",

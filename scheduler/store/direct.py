@@ -1,0 +1,73 @@
+"""Statements handed to the driver as they are: for requests, where SQLAlchemy's part costs more than PostgreSQL's.
+
+A statement is written as everywhere, and turned into the driver's form once. `together` sends several without waiting
+for the answers in between: one round trip, and the server runs them in order, each with a snapshot of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import RawCursor
+from psycopg.rows import namedtuple_row
+from sqlalchemy import Connection, TextClause
+from sqlalchemy.dialects.postgresql import asyncpg
+from sqlalchemy.exc import DBAPIError
+
+Result = TypeVar("Result")
+Parameters = Mapping[str, Any]
+
+# Of the dialects, asyncpg's is the one whose parameters are numbered as PostgreSQL numbers them.
+_NUMBERED: Final = asyncpg.dialect()  # type: ignore[no-untyped-call]
+
+
+class Direct:
+    """A statement for the driver."""
+
+    def __init__(self, statement: TextClause) -> None:
+        compiled: Any = statement.compile(dialect=_NUMBERED)
+        # Without its indentation, which would be sent each time.
+        self._text: str = " ".join(str(compiled).split())
+        self._names: tuple[str, ...] = tuple(compiled.positiontup or ())
+
+    def one_or_none(self, connection: Connection, parameters: Parameters) -> Any:
+        """The only row; None: there is none."""
+        rows = self.rows(connection, parameters)
+        assert len(rows) < 2
+        return rows[0] if rows else None
+
+    def rows(self, connection: Connection, parameters: Parameters) -> list[Any]:
+        """The rows. Raises what SQLAlchemy raises."""
+        return _driven(connection, lambda driver: self.send(driver, parameters).fetchall())
+
+    def send(self, driver: psycopg.Connection[Any], parameters: Parameters) -> RawCursor[Any]:
+        """Have the driver execute it, or in a pipeline send it."""
+        cursor: RawCursor[Any] = RawCursor(driver, row_factory=namedtuple_row)
+        cursor.execute(self._text, [parameters[name] for name in self._names])
+        return cursor
+
+
+def together(connection: Connection, calls: Sequence[tuple[Direct, Parameters]]) -> list[list[Any]]:
+    """The rows of each statement, of which all return some, in one round trip. Raises what SQLAlchemy raises."""
+
+    def run(driver: psycopg.Connection[Any]) -> list[list[Any]]:
+        with driver.pipeline():
+            cursors = [statement.send(driver, parameters) for statement, parameters in calls]
+            return [cursor.fetchall() for cursor in cursors]
+
+    return _driven(connection, run)
+
+
+def _driven(connection: Connection, work: Callable[[psycopg.Connection[Any]], Result]) -> Result:
+    driver: Any = connection.connection.driver_connection
+    try:
+        return work(driver)
+    except psycopg.Error as error:
+        is_lost = bool(driver.closed)
+        if is_lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            None, None, error, psycopg.Error, connection_invalidated=is_lost, dialect=connection.dialect
+        ) from error

@@ -1,0 +1,210 @@
+"""Lists of users and the statements of an erasure read a bounded part of a large table, whatever is asked for."""
+
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from scheduler.clock import SettableClock
+from scheduler.domain.tombstone import Tombstones
+from scheduler.domain.user import UserInput
+from scheduler.store import bulk_users, erasure, personal_data, user_queries, users
+from scheduler.store.database import create_database_engine
+from scheduler.store.partitions import Partitions
+from scheduler.store.user_queries import ROWS_EXAMINED, UserFilter
+from tests.fixtures.databases import DatabaseCopies
+from tests.fixtures.pipeline import NINE, TENANT
+from tests.fixtures.statements import executed, nodes, plan_of
+
+Work = Callable[[Connection], object]
+
+# Tenant 2 is small, and its users came last: they lie behind everybody else's.
+_FILL: Final = (
+    "INSERT INTO tenants (name) VALUES ('small')",
+    """
+    INSERT INTO users (tenant_id, external_id, first_name, last_name, email, timezone, locale, attributes, version,
+                       created_at, updated_at)
+    SELECT 1, 'p' || n, 'Ann', 'Lee', 'ann' || n || '@example.org',
+           CASE WHEN n % 2 = 0 THEN 'Europe/London' ELSE 'Zone/' || n % 400 END, 'en',
+           CASE WHEN n % 5000 = 0 THEN '{"plan": "gold"}' ELSE '{}' END::jsonb, 1, :nine,
+           CASE WHEN n % 10000 = 0 THEN :nine ELSE :nine - interval '1 day' END
+    FROM generate_series(1, 100000) n""",
+    """
+    INSERT INTO users (tenant_id, external_id, first_name, last_name, timezone, locale, attributes, version,
+                       created_at, updated_at)
+    SELECT 2, 'p' || n, 'Ann', 'Lee', 'Europe/London', 'en', '{}', 1, :nine, :nine FROM generate_series(1, 300) n""",
+    """
+    INSERT INTO user_dates (user_id, name, tenant_id, value)
+    SELECT id, 'birthday', tenant_id, date '1990-01-01' + CAST(id % 365 AS integer) FROM users""",
+    """
+    INSERT INTO message_log (user_id, send_at, accepted_at, batch_id, occasion_id, local_date, channel, tenant_id,
+                             state, user_version, date_rule, time_rule, slot, attempt, year, timezone)
+    SELECT n, :nine, :nine, 1, 1, date '2027-02-15' + n % 20, 'email', 1, 'sent', 1, 'exact', 'exact', 0, 1, 2027,
+           'UTC'
+    FROM generate_series(1, 50000) n""",
+    """
+    INSERT INTO delivery_attempts (user_id, batch_id, failed_at, occasion_id, local_date, channel, tenant_id, slot,
+                                   attempt, provider, kind, category, detail)
+    SELECT n, 1, :nine, 1, date '2027-03-01', 'email', 1, 0, 1, 'http', 'retryable', 'http_503', 'x'
+    FROM generate_series(1, 20000) n""",
+    """
+    INSERT INTO dead_letters (user_id, died_at, occasion_id, local_date, channel, tenant_id, slot, attempt, category,
+                              detail)
+    SELECT n, :nine, 1, date '2027-03-01', 'email', 1, 0, 1, 'http_503', 'x' FROM generate_series(1, 20000) n""",
+    """
+    INSERT INTO delivery_events (user_id, occurred_at, received_at, occasion_id, local_date, channel, tenant_id, slot,
+                                 provider, event_id, kind, detail)
+    SELECT n, :nine, :nine, 1, date '2027-03-01', 'email', 1, 0, 'http', n, 'bounced', 'x'
+    FROM generate_series(1, 20000) n""",
+    """
+    INSERT INTO inbox_messages (user_id, created_at, occasion_id, local_date, tenant_id, slot, subject, body)
+    SELECT n, :nine, 1, date '2027-03-01', 1, 0, 's', 'b' FROM generate_series(1, 20000) n""",
+    """
+    INSERT INTO deleted_users (tenant_id, external_id, user_id, version, deleted_at)
+    SELECT 1, 'gone' || n, 1000000 + n, 1, :nine FROM generate_series(1, 20000) n""",
+    """
+    INSERT INTO erased_users (tenant_id, external_id_hash, erased_at)
+    SELECT 1, sha256(CAST('gone' || n AS bytea)), :nine FROM generate_series(1, 20000) n""",
+    """
+    INSERT INTO audit_log (at, tenant_id, actor, action, kind, subject, after)
+    SELECT :nine, 1, 'key:1', 'create', 'user', n, '{"first_name": "Ann"}' FROM generate_series(1, 50000) n""",
+    "VACUUM ANALYZE",
+)
+
+
+@pytest.fixture(scope="module")
+def filled(database_copies: DatabaseCopies) -> Iterator[Engine]:
+    """100,000 users of one tenant, 300 of another, and what else is kept of them."""
+    with database_copies.copy() as url:
+        engine = create_database_engine(url, pool_size=2, application_name="daybreak-tests")
+        with engine.begin() as connection:
+            Partitions().ensure(connection, (NINE - timedelta(days=60)).date(), NINE.date())
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for statement in _FILL:
+                connection.execute(text(statement), {"nine": NINE})
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def connection(filled: Engine) -> Iterator[Connection]:
+    with filled.connect() as connection:
+        yield connection
+
+
+def plans(connection: Connection, work: Work) -> list[dict[str, Any]]:
+    found = [
+        node
+        for statement, values in executed(connection, work)
+        for node in nodes(plan_of(connection, statement, values))
+    ]
+    connection.rollback()
+    return found
+
+
+def read_whole(plan: list[dict[str, Any]]) -> set[str]:
+    return {node["Relation Name"] for node in plan if node["Node Type"] == "Seq Scan"}
+
+
+LISTS: Final = {
+    "everybody": UserFilter(),
+    "a zone that few live in": UserFilter(timezone="Zone/1"),
+    "a zone that many live in": UserFilter(timezone="Europe/London"),
+    "a day": UserFilter(date_name="birthday", month_day=302),
+    "a date": UserFilter(date_name="birthday", on=date(1990, 3, 2)),
+    "a date of any day": UserFilter(date_name="birthday"),
+    "attributes": UserFilter(attributes={"plan": "gold"}),
+    "changes": UserFilter(updated_since=NINE),
+    "all of it": UserFilter(None, "Europe/London", "birthday", 302, None, {"plan": "gold"}, NINE),
+    "an external id": UserFilter(external_id="p77"),
+}
+
+
+@pytest.mark.parametrize("tenant_id", [1, 2])
+@pytest.mark.parametrize("name", LISTS)
+def test_a_page_reads_a_bounded_part_of_the_table(connection: Connection, name: str, tenant_id: int) -> None:
+    wanted = LISTS[name]
+    plan = plans(
+        connection, lambda connection: user_queries.page(connection, tenant_id, wanted, after=0, most=50)
+    )
+    assert not read_whole(plan) & {"users", "user_dates"}
+    # Put in order by the index: a sort would take in all of a tenant's users first.
+    sorts = [node for node in plan if "Sort" in node["Node Type"]]
+    assert all(node["Plan Rows"] <= ROWS_EXAMINED + 1 for node in sorts)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_pages_hold_all_who_match_once(connection: Connection, name: str) -> None:
+    wanted, found, after, pages = LISTS[name], [], 0, 0
+    while True:
+        page = user_queries.page(connection, TENANT, wanted, after=after, most=20_000)
+        found += [user.id for user in page.users]
+        pages += 1
+        if page.next is None:
+            break
+        after = page.next
+    conditions = [user_queries._CONDITIONS[each] for each in wanted.names]
+    statement = text(" AND ".join(["SELECT id FROM users u WHERE u.tenant_id = :tenant_id", *conditions]))
+    plain = connection.execute(statement, wanted.parameters | {"tenant_id": TENANT}).scalars().all()
+    assert found == sorted(plain)
+    assert pages <= 100_000 / ROWS_EXAMINED + 1
+
+
+def test_the_names_of_dates_are_found_by_skipping_through_an_index(connection: Connection) -> None:
+    plan = plans(connection, lambda connection: user_queries.date_names(connection, TENANT))
+    assert {node.get("Index Name") for node in plan} - {None} == {"user_dates_by_day"}
+    assert user_queries.date_names(connection, TENANT) == ["birthday"]
+
+
+def test_all_of_a_person_is_found_by_their_id(connection: Connection) -> None:
+    plan = plans(connection, lambda connection: personal_data.of_user(connection, TENANT, 77))
+    assert read_whole(plan) <= {"occasions", "unsubscribes"}
+
+
+def test_an_erasure_finds_all_of_a_person_by_their_id(connection: Connection) -> None:
+    def erase(connection: Connection) -> None:
+        erasure.begin(connection)
+        users.delete(connection, TENANT, 77, now=NINE)
+        erasure.forget_deleted(connection, TENANT, 77)
+        erasure.entries_about(connection, TENANT, 77)
+        erasure.scrub(connection, TENANT, 77, now=NINE)
+
+    assert read_whole(plans(connection, erase)) <= {"occasions", "unsubscribes"}
+
+
+def test_whether_somebody_was_erased_is_looked_up(connection: Connection) -> None:
+    tombstones = [bytes([number % 256]) * 32 for number in range(2_000)]
+    for work in (
+        lambda connection: erasure.among(connection, TENANT, tombstones),
+        lambda connection: erasure.anybody(connection, TENANT),
+        lambda connection: users.is_erased(connection, TENANT, tombstones[0]),
+        lambda connection: users.is_erased(connection, TENANT, None),
+    ):
+        plan = plans(connection, work)
+        costs = [node["Total Cost"] for node in plan if node.get("Relation Name") == "erased_users"]
+        assert costs
+
+
+def test_an_import_looks_for_its_users_only(connection: Connection) -> None:
+    people = [UserInput(external_id=f"p{n}", first_name="Ann", timezone="UTC") for n in range(2_000)]
+
+    def write(connection: Connection) -> None:
+        known = bulk_users.stage(connection, TENANT, people)
+        bulk_users.write_staged(connection, TENANT, len(people), known, (), now=NINE)
+
+    seen = executed(connection, write)
+    bulk_users.stage(connection, TENANT, people)
+    plan = [node for statement, values in seen for node in nodes(plan_of(connection, statement, values))]
+    connection.rollback()
+    assert not read_whole(plan) & {"users", "user_dates", "deleted_users"}
+
+
+def test_tombstones_tell_tenants_apart(clock: SettableClock) -> None:
+    from tests.fixtures.api import GUARDED
+
+    assert GUARDED.secret_key is not None
+    tombstones = Tombstones(GUARDED.secret_key)
+    assert tombstones.of(1, "a") != tombstones.of(2, "a") != tombstones.of(2, "b")
+    assert len(tombstones.of(1, "ä")) == 32
