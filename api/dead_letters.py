@@ -9,37 +9,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from datetime import datetime
-from typing import Annotated, Any, Final, Literal, Self
+from http import HTTPStatus
+from typing import Any, Final
 
 from flask import Blueprint, Response
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
+from api.access import current_actor
 from api.answers import json_answer
 from api.bodies import read_body
+from api.endpoint import endpoint
 from api.messages import message_as_json
+from api.models.dead_letters import (
+    Criteria,
+    DeadLetterListAnswer,
+    DeadLetterListQuery,
+    DiscardBody,
+    DiscardedAnswer,
+    DiscardedLetterAnswer,
+    FilterBody,
+    OneDeadLetterAnswer,
+    ReasonBody,
+    ReplayBody,
+    ReplayedAnswer,
+)
 from api.queries import (
     InvalidQuery,
     NoQuery,
-    PageQuery,
     id_from_cursor,
     read_query,
     to_cursor,
 )
 from api.services import services
 from api.tenancy import tenant_id
-from scheduler.clock import as_utc
 from scheduler.dead_letters import (
-    DEFAULT_MESSAGES_PER_SECOND,
-    LEAST_MESSAGES_PER_SECOND,
-    MOST_MESSAGES_PER_SECOND,
-    MOST_REASON_CHARACTERS,
     DeadLetters,
     Replayed,
 )
+from scheduler.domain.access import Scope
 from scheduler.domain.field_error import FieldError
-from scheduler.domain.occasion import Channel
 from scheduler.errors import InvalidInput, NotFound
 from scheduler.store import dead_letters as stored_letters
 from scheduler.store import message_queries, occasions
@@ -53,99 +61,10 @@ MAY_BE_SENT_ALREADY: Final = (
 )
 
 _CURSOR_KIND: Final = "dead-letter"
-_FIRST_YEAR: Final = 1900
-_LAST_YEAR: Final = 2999
-_INSTANT_MESSAGE: Final = "must be an instant with its zone, such as 2027-03-01T09:00:00Z"
-
-
-def _parse_instant(value: object) -> datetime:
-    try:
-        instant = as_utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
-    except (ValueError, OverflowError):
-        instant = None
-    if instant is None or not _FIRST_YEAR <= instant.year <= _LAST_YEAR:
-        raise ValueError(_INSTANT_MESSAGE)
-    return instant
-
-
-def _check_word(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("must not contain control characters")
-    return value
-
-
-Instant = Annotated[datetime, BeforeValidator(_parse_instant)]
-Word = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_check_word)]
-
-
-class Criteria(BaseModel):
-    """Which dead letters are meant. `died_from` is included, `died_until` is not."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    category: Word | None = None
-    occasion: Word | None = None
-    channel: Annotated[Channel, Field(strict=False)] | None = None
-    user_id: Annotated[int, Field(ge=1, lt=2**63)] | None = None
-    provider: Word | None = None
-    died_from: Instant | None = None
-    died_until: Instant | None = None
-    discarded: bool = False
-
-
-class DeadLetterListQuery(Criteria, PageQuery):
-    """Which dead letters to list: open ones, or discarded ones."""
-
-
-class FilterBody(Criteria):
-    """Which dead letters to move: at least one criterion, or `all`."""
-
-    all: Literal[True] | None = None
-
-    def narrows(self) -> bool:
-        """Whether it names anything but which of the two lists is meant."""
-        return bool(self.model_dump(exclude_none=True, exclude={"all", "discarded"}))
-
-    def check(self) -> Self:
-        """This filter. Raises InvalidInput unless it either narrows or says that all are meant."""
-        if self.all is not None and self.narrows():
-            raise InvalidInput([FieldError("/filter/all", "must not stand beside other criteria")])
-        if self.all is None and not self.narrows():
-            message = 'must name what is meant; {"all": true} means all of them'
-            raise InvalidInput([FieldError("/filter", message)])
-        return self
-
-
-class ReplayBody(BaseModel):
-    """What to replay, and how fast."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    filter: FilterBody
-    messages_per_second: Annotated[
-        float, Field(ge=LEAST_MESSAGES_PER_SECOND, le=MOST_MESSAGES_PER_SECOND)
-    ] = DEFAULT_MESSAGES_PER_SECOND
-
-
-class ReasonBody(BaseModel):
-    """Why something is discarded, for those who look for it later."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    reason: Annotated[
-        str,
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_REASON_CHARACTERS),
-        AfterValidator(_check_word),
-    ]
-
-
-class DiscardBody(ReasonBody):
-    """What to discard, and why."""
-
-    filter: FilterBody
 
 
 @dead_letters.get("")
+@endpoint(Scope.OPERATIONS_READ, query=DeadLetterListQuery, answers={200: DeadLetterListAnswer})
 def list_dead_letters() -> Response:
     """A page of dead letters, the newest first; the first page counts all that match by category."""
     query = read_query(DeadLetterListQuery)
@@ -167,6 +86,7 @@ def list_dead_letters() -> Response:
 
 
 @dead_letters.get("/<identity:letter_id>")
+@endpoint(Scope.OPERATIONS_READ, query=NoQuery, answers={200: OneDeadLetterAnswer})
 def read_dead_letter(letter_id: int) -> Response:
     """A dead letter with its message and every attempt that failed; the message is null once the log has let it go."""
     read_query(NoQuery)
@@ -184,6 +104,7 @@ def read_dead_letter(letter_id: int) -> Response:
 
 
 @dead_letters.post("/<identity:letter_id>/replay")
+@endpoint(Scope.OPERATIONS_RUN, query=NoQuery, answers={200: ReplayedAnswer}, errors=(HTTPStatus.CONFLICT,))
 def replay_dead_letter(letter_id: int) -> Response:
     """Try a message again, at once."""
     read_query(NoQuery)
@@ -191,6 +112,9 @@ def replay_dead_letter(letter_id: int) -> Response:
 
 
 @dead_letters.post("/<identity:letter_id>/discard")
+@endpoint(
+    Scope.OPERATIONS_RUN, body=ReasonBody, answers={200: DiscardedLetterAnswer}, errors=(HTTPStatus.CONFLICT,)
+)
 def discard_dead_letter(letter_id: int) -> Response:
     """Close a dead letter; its message stays dead."""
     body = read_body(ReasonBody)
@@ -201,6 +125,7 @@ def discard_dead_letter(letter_id: int) -> Response:
 
 
 @dead_letters.post("/replay")
+@endpoint(Scope.OPERATIONS_RUN, body=ReplayBody, answers={200: ReplayedAnswer})
 def replay_dead_letters() -> Response:
     """Try again what a filter means, at the rate given."""
     body = read_body(ReplayBody)
@@ -209,6 +134,7 @@ def replay_dead_letters() -> Response:
 
 
 @dead_letters.post("/discard")
+@endpoint(Scope.OPERATIONS_RUN, body=DiscardBody, answers={200: DiscardedAnswer})
 def discard_dead_letters() -> Response:
     """Close what a filter means; the messages stay dead."""
     body = read_body(DiscardBody)
@@ -221,7 +147,7 @@ def discard_dead_letters() -> Response:
 
 def _service() -> DeadLetters:
     here = services()
-    return DeadLetters(here.engine, here.clock, here.settings.retry_max_attempts)
+    return DeadLetters(here.engine, here.clock, here.settings.retry_max_attempts, actor=current_actor())
 
 
 def _filter_of_body(body: FilterBody) -> DeadLetterFilter:

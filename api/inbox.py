@@ -9,9 +9,12 @@ from flask import Blueprint, Response
 from sqlalchemy import Connection
 
 from api.answers import json_answer
-from api.queries import NoQuery, PageQuery, id_from_cursor, read_query, to_cursor
+from api.endpoint import endpoint
+from api.models.inbox import InboxAnswer, InboxQuery, ReadEntryAnswer
+from api.queries import NoQuery, id_from_cursor, read_query, to_cursor
 from api.services import services
 from api.tenancy import tenant_id
+from scheduler.domain.access import Scope
 from scheduler.errors import NotFound
 from scheduler.store import inbox as stored_inbox
 from scheduler.store import occasions
@@ -24,13 +27,8 @@ inbox = Blueprint("inbox", __name__, url_prefix="/api/v1/users/<identity:user_id
 _CURSOR_KIND: Final = "inbox"
 
 
-class InboxQuery(PageQuery):
-    """Which entries to list: all of them, or those that are unread."""
-
-    unread: bool = False
-
-
 @inbox.get("")
+@endpoint(Scope.MESSAGES_READ, query=InboxQuery, answers={200: InboxAnswer})
 def list_inbox(user_id: int) -> Response:
     """A page of a user's inbox, the newest entry first, with the count of all that is unread."""
     query = read_query(InboxQuery)
@@ -60,6 +58,7 @@ def list_inbox(user_id: int) -> Response:
 
 
 @inbox.post("/<identity:entry_id>/read")
+@endpoint(Scope.MESSAGES_SEND, query=NoQuery, answers={200: ReadEntryAnswer})
 def mark_entry_read(user_id: int, entry_id: int) -> Response:
     """Note that an entry has been read; the first time counts."""
     read_query(NoQuery)

@@ -1,6 +1,9 @@
 """The live page: what went out and what comes next, for anybody to understand at a glance.
 
-`GET /` is the page; it asks `GET /api/v1/overview` each second and is answered 304 while nothing has changed.
+`GET /` is the page, which holds nothing of anybody; it asks `GET /api/v1/overview` each second, with a key where one
+is needed, and is answered 304 while nothing has changed. The key comes in the fragment of its address (`/#key=dbk_…`),
+which no browser sends, or is typed in; the tab keeps it until it is closed.
+
 The overview is read at most once in `_FRESH_SECONDS` by each process, however many are looking. It holds no
 more of a person than first name and initial, and no instant of its own: `Daybreak-Now` in the header is the
 server's clock, so that two equal overviews have equal tags.
@@ -21,11 +24,14 @@ from flask.blueprints import BlueprintSetupState
 from sqlalchemy import Connection
 
 from api.answers import json_answer
+from api.endpoint import endpoint
+from api.models.overview import OverviewAnswer
 from api.places import place_of
 from api.queries import NoQuery, read_query
 from api.services import Services, services
 from api.tenancy import tenant_id
 from scheduler.cron import next_tick
+from scheduler.domain.access import Scope
 from scheduler.domain.zones import zone
 from scheduler.jobs.run import JOBS
 from scheduler.settings import Settings
@@ -78,6 +84,7 @@ def _prepare(state: BlueprintSetupState) -> None:
 
 
 @live.get("/")
+@endpoint(None, is_listed=False)
 def page() -> Response:
     """The page itself."""
     response = current_app.send_static_file("live.html")
@@ -88,6 +95,7 @@ def page() -> Response:
 
 
 @live.get("/api/v1/overview")
+@endpoint(Scope.OPERATIONS_READ, query=NoQuery, answers={200: OverviewAnswer, 304: None})
 def read_overview() -> Response:
     """What the page shows; 304 to whoever has it already."""
     read_query(NoQuery)

@@ -1,46 +1,56 @@
-"""Messages: list, and read with what failed on their way."""
+"""Messages: search, read with what failed on their way, cancel, try again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
-from typing import Annotated, Any, Final
+from http import HTTPStatus
+from typing import Any, Final
 
 from flask import Blueprint, Response
-from pydantic import Field
 from sqlalchemy import Connection
 
+from api.access import current_actor
 from api.answers import json_answer
-from api.queries import InvalidQuery, PageQuery, from_cursor, read_query, to_cursor, unknown_cursor
+from api.endpoint import endpoint
+from api.models.messages import (
+    MessageListAnswer,
+    MessageListQuery,
+    OneMessageAnswer,
+    RetriedMessageAnswer,
+)
+from api.queries import (
+    InvalidQuery,
+    NoQuery,
+    from_cursor,
+    read_query,
+    to_cursor,
+    unknown_cursor,
+)
 from api.services import services
 from api.tenancy import tenant_id
+from scheduler.domain.access import Scope
 from scheduler.domain.field_error import FieldError
-from scheduler.domain.message import MessageKey, MessageState
-from scheduler.domain.occasion import Channel
-from scheduler.domain.user import LocalDate
+from scheduler.domain.message import MessageKey
 from scheduler.errors import NotFound
-from scheduler.store import message_queries, occasions
+from scheduler.operations import Operations
+from scheduler.store import message_queries, occasions, users
 from scheduler.store.message_queries import MessageFilter, MessageHistory, Position, StoredMessage
 
 messages = Blueprint("messages", __name__, url_prefix="/api/v1/messages")
 
 _CURSOR_KIND: Final = "message"
-_MOST_OCCASION_KEY_CHARACTERS: Final = 200
-
-
-class MessageListQuery(PageQuery):
-    """Which messages to list. Both local dates are included."""
-
-    user_id: Annotated[int, Field(ge=1, lt=2**63)] | None = None
-    occasion: Annotated[str, Field(max_length=_MOST_OCCASION_KEY_CHARACTERS)] | None = None
-    channel: Channel | None = None
-    state: MessageState | None = None
-    local_date_from: LocalDate | None = None
-    local_date_until: LocalDate | None = None
+_NOBODY: Final = -1
 
 
 @messages.get("")
+@endpoint(
+    Scope.MESSAGES_READ,
+    query=MessageListQuery,
+    answers={200: MessageListAnswer},
+    errors=(HTTPStatus.BAD_REQUEST,),
+)
 def list_messages() -> Response:
     """A page of messages: month by month of local dates, in each by user, then by local date.
 
@@ -59,35 +69,100 @@ def list_messages() -> Response:
 
 
 @messages.get("/<message_id>")
+@endpoint(Scope.MESSAGES_READ, query=NoQuery, answers={200: OneMessageAnswer}, errors=(HTTPStatus.NOT_FOUND,))
 def read_message(message_id: str) -> Response:
     """A message with the attempts that failed and, if it has one, its dead letter."""
+    read_query(NoQuery)
+    return json_answer({"message": _read(_key(message_id))})
+
+
+@messages.post("/<message_id>/cancel")
+@endpoint(
+    Scope.MESSAGES_SEND,
+    query=NoQuery,
+    answers={200: OneMessageAnswer},
+    errors=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+)
+def cancel_message(message_id: str) -> Response:
+    """Take a message back that is scheduled or waits to be tried again; 409 once it is being sent or has ended.
+
+    It is left `cancelled`, or `dead` with a discarded dead letter where an earlier attempt may have been accepted.
+    """
+    read_query(NoQuery)
+    key = _key(message_id)
+    _operations().cancel_message(current_actor(), key)
+    return json_answer({"message": _read(key)})
+
+
+@messages.post("/<message_id>/retry")
+@endpoint(
+    Scope.OPERATIONS_RUN,
+    query=NoQuery,
+    answers={200: RetriedMessageAnswer},
+    errors=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+)
+def retry_message(message_id: str) -> Response:
+    """Try a message again at once: a dead one, or one that waits to be. It is given the same idempotency key."""
+    read_query(NoQuery)
+    key = _key(message_id)
+    due_at = _operations().retry_message(current_actor(), key)
+    return json_answer({"message": _read(key), "due_at": due_at})
+
+
+def _operations() -> Operations:
+    here = services()
+    return Operations(here.engine, here.clock, here.settings.retry_max_attempts)
+
+
+def _key(message_id: str) -> MessageKey:
     try:
-        key = MessageKey.parse(message_id)
+        return MessageKey.parse(message_id)
     except ValueError:
         raise NotFound("message", message_id) from None
+
+
+def _read(key: MessageKey) -> dict[str, Any]:
     with services().reading() as connection:
         history = message_queries.find(connection, tenant_id(), key)
         if history is None:
-            raise NotFound("message", message_id)
+            raise NotFound("message", key.text)
         keys = _occasion_keys(connection, [history.message])
-    return json_answer({"message": message_as_json(history.message, keys) | _history_as_json(history)})
+    return message_as_json(history.message, keys) | _history_as_json(history)
 
 
 def _filter(connection: Connection, query: MessageListQuery) -> MessageFilter:
-    occasion_id = None
-    if query.occasion is not None:
-        found = None if "\0" in query.occasion else occasions.find(connection, tenant_id(), query.occasion)
-        if found is None:
-            raise InvalidQuery([FieldError("/occasion", "is not the key of an occasion")])
-        occasion_id = found.id
     return MessageFilter(
-        user_id=query.user_id,
-        occasion_id=occasion_id,
+        user_id=_user_id(connection, query),
+        occasion_id=_occasion_id(connection, query),
         channel=query.channel,
         state=query.state,
+        reason=query.reason,
+        send_from=query.send_at_from,
+        send_until=query.send_at_until,
         local_date_first=query.local_date_from,
         local_date_last=query.local_date_until,
     )
+
+
+def _user_id(connection: Connection, query: MessageListQuery) -> int | None:
+    """The user that is meant; nobody's id where there is no such user, or two are named."""
+    if query.external_id is None:
+        return query.user_id
+    found = users.find_external(connection, tenant_id(), query.external_id)
+    if found is None or query.user_id not in (None, found.id):
+        return _NOBODY
+    return found.id
+
+
+def _occasion_id(connection: Connection, query: MessageListQuery) -> int | None:
+    if query.occasion is None:
+        return query.send_id
+    found = occasions.find(connection, tenant_id(), query.occasion)
+    if found is None:
+        raise InvalidQuery([FieldError("/occasion", "is not the key of an occasion")])
+    if query.send_id not in (None, found.id):
+        raise InvalidQuery([FieldError("/send_id", "must not stand beside another occasion")])
+    return found.id
 
 
 def _position(cursor: str | None) -> Position | None:

@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "worker": ("deploy.commands.processes:worker", "Run one worker alone."),
     "api": ("deploy.commands.processes:api", "Run the API alone."),
     "users": ("deploy.commands.users:users", "Import people."),
+    "privacy": ("deploy.commands.privacy:privacy", "Tell what is known of a person, or forget them."),
     "jobs": ("deploy.commands.jobs:jobs", "Run a job now, or see when they ran and run next."),
     "dead-letters": (
         "deploy.commands.dead_letters:dead_letters",
@@ -35,10 +36,16 @@ _COMMANDS: Final = {
         "deploy.commands.providers:providers",
         "Show who sends for which channel, and how they are.",
     ),
+    "occasions": (
+        "deploy.commands.occasions:occasions",
+        "List and show occasions; pause them and let them go on.",
+    ),
     "suppressions": (
         "deploy.commands.suppressions:suppressions",
         "List, add, remove and import addresses that are not written to.",
     ),
+    "keys": ("deploy.commands.keys:keys", "Make, list, rotate and revoke API keys."),
+    "tenants": ("deploy.commands.tenants:tenants", "List tenants, or add one."),
     "db": ("deploy.commands.db:db", "Create or upgrade the database's schema, or see its state."),
     "settings": ("deploy.commands.settings:settings", "Show every setting: value, source, meaning."),
     "simulate": ("deploy.simulate:command", "Play days or years of messages in minutes."),

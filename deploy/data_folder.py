@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from deploy.embedded.cluster import DataFolder, open_private
 from scheduler.errors import ConfigurationError
+from scheduler.settings import Settings
 
 _KEY_FILE: Final = "secret.key"
 _KEY_BYTES: Final = 32
@@ -25,16 +26,38 @@ _KEY_BYTES: Final = 32
 
 def own_secret_key(data_dir: Path) -> SecretStr:
     """The folder's own key, made up at random the first time. Raises ConfigurationError if it is another user's."""
-    with _open(data_dir, _KEY_FILE) as descriptor:
+
+    def made(key: str) -> str:
+        # None yet, or cut short by a full disk.
+        return key if len(key) >= 2 * _KEY_BYTES else secrets.token_hex(_KEY_BYTES)
+
+    return SecretStr(kept_text(data_dir, _KEY_FILE, made))
+
+
+def kept_text(data_dir: Path, name: str, made: Callable[[str], str]) -> str:
+    """A line of text in a file that its owner alone can read. `made` turns what it holds into what it is to hold."""
+    with _open(data_dir, name) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        key = os.pread(descriptor, 1000, 0).decode("ascii", "replace").strip()
-        if len(key) < 2 * _KEY_BYTES:
-            # None yet, or cut short by a full disk.
-            key = secrets.token_hex(_KEY_BYTES)
+        held = os.pread(descriptor, 1000, 0).decode("ascii", "replace").strip()
+        text = made(held)
+        if text != held:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, key.encode(), 0)
+            os.pwrite(descriptor, text.encode(), 0)
             os.fsync(descriptor)
-        return SecretStr(key)
+        return text
+
+
+def with_secret_key(settings: Settings, *, is_whole_system: bool = False) -> Settings:
+    """The settings with a secret key where callers of the API must prove who they are.
+
+    Without one of theirs it is the data folder's own. That is made up for a whole system, and where the folder holds
+    the database as well; else other processes on the database would not know of it.
+    """
+    is_needed = settings.secret_key is None and settings.api_authentication == "required"
+    is_ours = is_whole_system or settings.database_url is None or (settings.data_dir / _KEY_FILE).exists()
+    if not (is_needed and is_ours):
+        return settings
+    return settings.model_copy(update={"secret_key": own_secret_key(settings.data_dir)})
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from deploy.celebrations import OPENING, TOP_UP, Person, Stretch, celebrating, fitting
 from deploy.data_folder import own_secret_key
 from deploy.database import engine_on
+from deploy.first_key import development_key
 from deploy.people import make_people
 from deploy.supervisor import System, local_address, run_system
 from scheduler.clock import Clock, SystemClock
@@ -119,9 +120,11 @@ class Demonstration:
         else:
             self._top_up()
         folder = self._system.settings.data_dir
+        key = development_key(self._system.settings, self._engine, self._clock)
         for line in (
             "",
-            f"  Watch the world wake up: {self._system.address}/",
+            f"  Watch the world wake up: {self._system.address}/{'' if key is None else f'#key={key}'}",
+            f"  API key for development: {key or 'none is needed'}",
             f"  Other commands see these people with DAYBREAK_DATA_DIR={folder}",
             "",
         ):

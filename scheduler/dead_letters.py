@@ -11,18 +11,19 @@ has done what it reported, and another one does the rest. Letters that die after
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from loguru import logger
 from sqlalchemy import Connection, Engine
 
 from scheduler.clock import Clock
+from scheduler.domain.access import SYSTEM, Actor
 from scheduler.domain.batch import MAX_BATCH_SIZE
 from scheduler.errors import Conflict, NotFound
-from scheduler.store import dead_letters, messages
+from scheduler.store import audit, dead_letters, messages
 from scheduler.store.database import in_transaction
 from scheduler.store.dead_letters import DeadLetter, DeadLetterFilter, Spread
 
@@ -65,8 +66,17 @@ class Replayed:
 class DeadLetters:
     """Replays and discards the dead letters of one database. Safe to use from several places at once."""
 
-    def __init__(self, engine: Engine, clock: Clock, max_attempts: int, *, chunk: int = _CHUNK) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        max_attempts: int,
+        *,
+        actor: Actor = SYSTEM,
+        chunk: int = _CHUNK,
+    ) -> None:
         """`max_attempts`: how often a replayed message is tried where its occasion does not say."""
+        self._actor = actor
         self._engine = engine
         self._clock = clock
         self._max_attempts = max_attempts
@@ -78,7 +88,9 @@ class DeadLetters:
         def work(connection: Connection) -> Replayed:
             letter = _open(dead_letters.lock(connection, tenant_id, letter_id), letter_id)
             now = self._clock.now()
-            return self._replay(connection, [letter], Spread(now, MOST_MESSAGES_PER_SECOND, 0, 1), now)
+            replayed = self._replay(connection, [letter], Spread(now, MOST_MESSAGES_PER_SECOND, 0, 1), now)
+            self._note(connection, tenant_id, "replay", [letter], {"replayed": replayed.replayed}, now)
+            return replayed
 
         return _log_replay(in_transaction(self._engine, work), None)
 
@@ -101,7 +113,10 @@ class DeadLetters:
         spread = Spread(self._clock.now(), messages_per_second, 0, batch_size)
 
         def work(connection: Connection, taken: Sequence[DeadLetter]) -> Replayed:
-            return self._replay(connection, taken, spread, self._clock.now())
+            now = self._clock.now()
+            replayed = self._replay(connection, taken, spread, now)
+            self._note(connection, tenant_id, "replay", taken, {"replayed": replayed.replayed}, now)
+            return replayed
 
         def done(letters: int, replayed: Replayed) -> None:
             nonlocal total, spread
@@ -119,6 +134,7 @@ class DeadLetters:
             letter = _open(dead_letters.lock(connection, tenant_id, letter_id), letter_id)
             now = self._clock.now()
             dead_letters.discard(connection, [letter], reason=reason, now=now)
+            self._note(connection, tenant_id, "discard", [letter], {"reason": reason}, now)
             return replace(letter, discarded_at=now, discard_reason=reason)
 
         letter = in_transaction(self._engine, work)
@@ -136,7 +152,12 @@ class DeadLetters:
         total = 0
 
         def work(connection: Connection, taken: Sequence[DeadLetter]) -> int:
-            return dead_letters.discard(connection, taken, reason=reason, now=self._clock.now())
+            now = self._clock.now()
+            discarded = dead_letters.discard(connection, taken, reason=reason, now=now)
+            self._note(
+                connection, tenant_id, "discard", taken, {"reason": reason, "discarded": discarded}, now
+            )
+            return discarded
 
         def done(letters: int, discarded: int) -> None:
             nonlocal total
@@ -162,6 +183,23 @@ class DeadLetters:
             settled=len(letters) - len(attempts),
             last_due_at=max(dues, default=None),
         )
+
+    def _note(
+        self,
+        connection: Connection,
+        tenant_id: int,
+        action: str,
+        letters: Sequence[DeadLetter],
+        done: Mapping[str, Any],
+        now: datetime,
+    ) -> None:
+        """One entry for a letter, or for a chunk of them: then with the first id and the last."""
+        if not letters:
+            return
+        first, last = letters[0].id, letters[-1].id
+        subject = str(first) if len(letters) == 1 else f"{first}-{last}"
+        by = replace(self._actor, tenant_id=tenant_id)
+        audit.add(connection, by, action, "dead_letter", subject, None, done, now=now)
 
     def _by_chunks(
         self,

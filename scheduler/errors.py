@@ -18,6 +18,8 @@ class DaybreakError(Exception):
     ├── InvalidInput              what was handed in breaks a rule; lists every breach
     ├── NotFound                  no such thing, or another tenant's
     ├── Conflict                  it clashes with what is there already
+    │   └── PersonErased          whoever has this external id was erased, and must not come back by themselves
+    ├── VersionConflict           it has changed since the caller read it
     ├── LeaseLost                 the batch is someone else's by now: write nothing
     └── Unavailable               another server does not answer: worth trying again
         ├── DatabaseUnavailable
@@ -59,6 +61,28 @@ class NotFound(DaybreakError):
 
 class Conflict(DaybreakError):
     """The change clashes with what is stored; its text says with what."""
+
+
+class PersonErased(Conflict):
+    """The external id belongs to somebody who was erased; it is not repeated. Nothing was written."""
+
+    def __init__(
+        self, words: str = "this external_id is of somebody who was erased; it must be allowed first"
+    ) -> None:
+        super().__init__(words)
+
+
+class VersionConflict(DaybreakError):
+    """The thing is no longer of the version that the caller expects to change; nothing was written."""
+
+    def __init__(self, expected_version: int, current_version: int) -> None:
+        self.expected_version = expected_version
+        self.current_version = current_version
+        super().__init__(expected_version, current_version)
+
+    def __str__(self) -> str:
+        """Which versions."""
+        return f"it is of version {self.current_version} by now, not {self.expected_version}"
 
 
 class LeaseLost(DaybreakError):

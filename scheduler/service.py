@@ -13,13 +13,17 @@ from scheduler.broker.port import Broker
 from scheduler.broker.postgres import PostgresBroker
 from scheduler.clock import Clock, SystemClock
 from scheduler.cron import Cron
+from scheduler.domain.tombstone import Tombstones
 from scheduler.errors import ConfigurationError
 from scheduler.jobs.enqueue import Enqueue
 from scheduler.jobs.precalculate import Precalculate
 from scheduler.jobs.recover import Recover
 from scheduler.jobs.run import CONNECTIONS_OF_A_RUN, JOBS, JobRunner
+from scheduler.keys import ApiKeys
 from scheduler.links import LinkSigner
 from scheduler.planner import Planner, PlanningPolicy
+from scheduler.privacy import Privacy
+from scheduler.registry import Registry
 from scheduler.settings import Settings
 from scheduler.store.database import create_database_engine
 
@@ -58,11 +62,39 @@ def planner_for(settings: Settings, engine: Engine) -> Planner:
     return Planner(engine, policy)
 
 
+def registry_for(settings: Settings, engine: Engine, clock: Clock) -> Registry:
+    """The register of users; without a secret key it takes nobody new once somebody was erased."""
+    secret = settings.secret_key
+    tombstones = None if secret is None else Tombstones(secret)
+    return Registry(engine, planner_for(settings, engine), clock, tombstones)
+
+
+def privacy_for(settings: Settings, engine: Engine, clock: Clock) -> Privacy:
+    """What tells and erases what is known of a person. Raises ConfigurationError where there is no secret key."""
+    if settings.secret_key is None:
+        raise ConfigurationError(
+            "DAYBREAK_SECRET_KEY: got nothing, but who was erased is remembered under it; takes a secret text of at "
+            "least 32 characters, the same for all processes and for as long as erasures are to hold"
+        )
+    tombstones = Tombstones(settings.secret_key)
+    return Privacy(engine, planner_for(settings, engine), clock, tombstones)
+
+
 def links_for(settings: Settings) -> LinkSigner | None:
     """What makes and reads links for recipients; None where the settings allow for none."""
     if settings.secret_key is None or settings.public_url is None:
         return None
     return LinkSigner(settings.secret_key, settings.public_url)
+
+
+def keys_for(settings: Settings, engine: Engine, clock: Clock) -> ApiKeys:
+    """The API keys of a database. Raises ConfigurationError where there is no key to keep them under."""
+    if settings.secret_key is None:
+        raise ConfigurationError(
+            "DAYBREAK_SECRET_KEY: got nothing, but API keys are kept under it; takes a secret text of at least 32 "
+            "characters, the same for all processes (DAYBREAK_API_AUTHENTICATION=none asks nobody who they are)"
+        )
+    return ApiKeys(engine, clock, settings.secret_key)
 
 
 def broker_for(settings: Settings, engine: Engine, clock: Clock) -> Broker:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from loguru import logger
 from sqlalchemy import Connection
@@ -28,6 +29,9 @@ from scheduler.texts.message_texts import needs_details
 from worker.channels.port import Provider
 from worker.claims import ReadyMessage, SortedClaims, sort_claims
 from worker.policy import DeliveryPolicy
+
+_REPLANNING_REST: Final = timedelta(seconds=2)
+"""How soon a batch is looked at again whose occasion is being replanned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,18 @@ class Claimer:
         self._clock = clock
 
     def claim(self, connection: Connection, batch: LeasedBatch, provider: Provider) -> ClaimedBatch | None:
-        """Claim what is still to be sent, or hand the batch back while its provider takes nothing (None).
+        """Claim what is still to be sent, or hand the batch back (None) while its provider takes nothing, or its
+        occasion may not be sent.
 
         Raises LeaseLost.
         """
         now = self._clock.now()
         batches.fence(connection, batch)
         occasion = occasions.by_id(connection, [batch.occasion_id])[batch.occasion_id]
-        if now > batch.send_at + self._policy.lateness_limit_of(occasion):
+        if occasion.is_withheld:
+            self._withhold(connection, batch, occasion, now)
+            return None
+        if now > self._policy.latest_at(occasion, batch):
             late = endings.end_late(connection, batch, now=now)
             batches.count(connection, batch.id, late)
             return ClaimedBatch(occasion, counts=late)
@@ -81,6 +89,16 @@ class Claimer:
             has_stale=bool(claims.stale),
             bound_to=self._bound_to(connection, batch, claims.ready),
         )
+
+    def _withhold(
+        self, connection: Connection, batch: LeasedBatch, occasion: Occasion, now: datetime
+    ) -> None:
+        """Send nothing of an occasion that pauses, or whose newest edit is still being replanned."""
+        rest = _REPLANNING_REST if occasion.replan_from else timedelta()
+        batches.hand_back(connection, batch, Counts(), due_at=max(batch.due_at, now + rest))
+        # Read again and locked: who resumes at this moment releases what is held, and must not miss this one.
+        if occasions.is_paused(connection, occasion.id):
+            batches.hold(connection, occasion.id)
 
     def _end_unanswered(
         self, connection: Connection, batch: LeasedBatch, occasion: Occasion, now: datetime
@@ -103,6 +121,7 @@ class Claimer:
             claimed,
             recipients,
             batch.channel,
+            follows_edits=self._planner.follows_edits(occasion, batch.local_date, now=now),
             follows_deferred=batch.local_date >= self._planner.follows_deferred_from(occasion, now=now),
         )
         addresses = {message.recipient.id: message.address for message in claims.ready}

@@ -72,19 +72,21 @@ def sort_claims(
     recipients: Mapping[int, Recipient],
     channel: Channel,
     *,
+    follows_edits: bool = True,
     follows_deferred: bool = True,
 ) -> SortedClaims:
     """Decide for each claimed message whether it is sent, by its user as they are now.
 
-    Only a first attempt can be stale: an edit leaves messages alone whose sending has begun. Nor can one that
-    quiet hours have put off, where not `follows_deferred`: replanning does not reach back to it.
+    Nothing is stale where not `follows_edits`. Only a first attempt can be: an edit leaves messages alone whose
+    sending has begun. Nor can one that quiet hours have put off, where not `follows_deferred`: replanning does not
+    reach back to it.
     """
     claims = SortedClaims()
     for message in claimed:
         recipient = recipients.get(message.user_id)
         if recipient is None:
             claims.cancelled[NotSentReason.USER_DELETED].append(message.user_id)
-        elif _is_stale(message, recipient) and (follows_deferred or not message.was_deferred):
+        elif follows_edits and _is_stale(message, recipient, follows_deferred=follows_deferred):
             claims.stale.append(message.user_id)
         elif address := recipient.address(channel):
             claims.ready.append(ReadyMessage(recipient, address, message.attempt))
@@ -93,5 +95,6 @@ def sort_claims(
     return claims
 
 
-def _is_stale(message: ClaimedMessage, recipient: Recipient) -> bool:
-    return message.attempt == 1 and recipient.version != message.user_version
+def _is_stale(message: ClaimedMessage, recipient: Recipient, *, follows_deferred: bool) -> bool:
+    is_outdated = message.attempt == 1 and recipient.version != message.user_version
+    return is_outdated and (follows_deferred or not message.was_deferred)

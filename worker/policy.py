@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
-from scheduler.domain.occasion import Channel, Occasion
+from scheduler.domain.occasion import AdHocRule, Channel, Occasion
 from scheduler.domain.quiet_hours import QuietHours
 from scheduler.domain.retry import RetryPolicy
 from scheduler.store.batches import LeasedBatch
@@ -29,6 +29,13 @@ class DeliveryPolicy:
     def lateness_limit_of(self, occasion: Occasion) -> timedelta:
         """How late its messages may be."""
         return occasion.lateness_limit or self.lateness_limit
+
+    def latest_at(self, occasion: Occasion, batch: LeasedBatch) -> datetime:
+        """The last instant at which its messages may still be sent."""
+        latest = batch.send_at + self.lateness_limit_of(occasion)
+        rule = occasion.rule
+        expires_at = rule.expires_at if isinstance(rule, AdHocRule) else None
+        return latest if expires_at is None else min(latest, expires_at)
 
     def quiet_hours_of(self, occasion: Occasion, channel: Channel) -> QuietHours | None:
         """When its messages do not go out on that channel; what disturbs nobody goes at any time."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -31,6 +32,7 @@ from worker.channels.limited import LimitedProvider, Rate
 from worker.channels.outbox import OutboxProvider
 from worker.channels.port import Provider
 from worker.channels.slots import RequestSlots
+from worker.holds import ProviderHolds
 
 ADAPTERS: Final = {
     "http": "worker.channels.http_options",
@@ -75,6 +77,7 @@ class ProviderSet:
         """Raises ConfigurationError for a kind that there is not; options are checked as a thread's are built."""
         self._plan = plan
         self._clock = clock
+        self._holds = ProviderHolds(engine, clock)
         used = {name for route in plan.routes.values() for name in route.providers}
         for name in sorted(set(plan.providers) - used):
             logger.bind(provider=name).warning("provider_unused")
@@ -132,7 +135,7 @@ class ProviderSet:
         provider = self._builds[name](self._plan.providers[name], shared.context)
         if shared.rate is not None:
             provider = LimitedProvider(provider, shared.rate, self._clock)
-        return CircuitProvider(provider, shared.circuit)
+        return CircuitProvider(provider, shared.circuit, partial(self._holds.until, name))
 
     def _route(self, channel: Channel) -> ChannelRoute:
         return self._plan.routes[channel]

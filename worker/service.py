@@ -122,8 +122,9 @@ class Worker:
 
 def run_worker(settings: Settings, stop: Event) -> None:
     """Run a worker until `stop` is set."""
-    # Each thread listens on one connection and works on another; two more renew leases and report circuits.
-    engine = engine_for(settings, "worker", least_connections=2 * settings.worker_threads + 2)
+    # Each thread listens on one connection and works on another; three more renew leases, report circuits and
+    # look for providers on hold.
+    engine = engine_for(settings, "worker", least_connections=2 * settings.worker_threads + 3)
     try:
         Worker(settings, engine, SystemClock(), stop).run()
     finally:

@@ -14,6 +14,7 @@ from api.bodies import MOST_BODY_BYTES, check_complete
 from api.callbacks import generic, sendgrid, twilio
 from api.callbacks.port import CallbackRequest, NotAuthentic, Reader
 from api.callbacks.sns import SnsReader
+from api.endpoint import endpoint
 from api.problems import Problem, Refused
 from api.services import services
 from scheduler.callbacks import Callbacks
@@ -32,6 +33,7 @@ READERS: Final[dict[str, Reader]] = {
 
 
 @callbacks.post("/<provider>")
+@endpoint(None, is_listed=False)
 def record_callback(provider: str) -> Response:
     """Take in the events that a provider reports; how many were new, and how many changed the log."""
     entry = services().settings.provider_plan.providers.get(provider)

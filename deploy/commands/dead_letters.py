@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import click
 from sqlalchemy import Connection, Engine
 
-from deploy.commands.session import begin_command, say
+from deploy.commands.session import COMMAND, begin_command, say
 from deploy.commands.table import table
 from deploy.database import engine_on, usable_database
 from deploy.simulate.parameters import InstantParameter
@@ -164,7 +164,7 @@ def replay(
         wanted, counts = _wanted(engine, criteria)
         _warn_of_unknown(counts)
         _ask(f"Replay {_how_many(counts)} at {messages_per_second:g} a second?", counts, is_sure)
-        service = DeadLetters(engine, SystemClock(), settings.retry_max_attempts)
+        service = DeadLetters(engine, SystemClock(), settings.retry_max_attempts, actor=COMMAND)
         with _progress("replay", counts) as on_progress:
             done = service.replay(_DEFAULT_TENANT, wanted, messages_per_second, on_progress)
     if as_json:
@@ -193,7 +193,7 @@ def discard(context: click.Context, /, reason: str, is_sure: bool, as_json: bool
     with _database() as (settings, engine):
         wanted, counts = _wanted(engine, criteria)
         _ask(f"Discard {_how_many(counts)}?", counts, is_sure)
-        service = DeadLetters(engine, SystemClock(), settings.retry_max_attempts)
+        service = DeadLetters(engine, SystemClock(), settings.retry_max_attempts, actor=COMMAND)
         with _progress("discard", counts) as on_progress:
             discarded = service.discard(_DEFAULT_TENANT, wanted, why, on_progress)
     if as_json:

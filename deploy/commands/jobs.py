@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from deploy.commands.session import begin_command, say
+from deploy.commands.session import COMMAND, begin_command, say
 from deploy.commands.table import table
 from deploy.database import engine_on, usable_database
 from scheduler.clock import Clock, SystemClock
@@ -62,7 +62,8 @@ def _run_now(settings: Settings, job: str) -> Ran | None:
             "recover": built.recover.run,
         }
         try:
-            return JobRunner(engine, clock).run(job, lambda: work[job](clock.now()), Trigger.MANUAL)
+            runner = JobRunner(engine, clock)
+            return runner.run(job, lambda: work[job](clock.now()), Trigger.MANUAL, actor=COMMAND)
         finally:
             built.broker.close()
 

@@ -1,7 +1,8 @@
-"""`daybreak up | scheduler | worker | api`: everything, or one process in the foreground."""
+"""`daybreak up | scheduler | worker | api`: everything, or one process in the foreground; `daybreak api openapi`."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -9,8 +10,10 @@ import click
 
 from deploy.children import python_module, run_in_foreground
 from deploy.commands.session import begin_command, say
+from deploy.data_folder import with_secret_key
 from deploy.database import usable_database
 from deploy.environment import environment_for
+from deploy.first_key import announce_first_key
 from deploy.supervisor import run_system
 from scheduler.settings import load_settings
 
@@ -21,9 +24,10 @@ def up() -> None:
 
     An embedded PostgreSQL (unless DAYBREAK_DATABASE_URL names another), the database's schema brought up to
     date, the scheduler, DAYBREAK_WORKER_PROCESSES workers and the API. What dies is started again. Ctrl-C or
-    SIGTERM stops all in order; a second Ctrl-C kills.
+    SIGTERM stops all in order; a second Ctrl-C kills. The first time, it shows an API key for an admin.
     """
-    sys.exit(run_system(load_settings()))
+    settings = with_secret_key(load_settings(), is_whole_system=True)
+    sys.exit(run_system(settings, on_ready=announce_first_key))
 
 
 @click.command()
@@ -38,15 +42,28 @@ def worker() -> None:
     _run("worker")
 
 
-@click.command()
-def api() -> None:
-    """Run the API alone, until Ctrl-C."""
-    _run("api")
+@click.group(invoke_without_command=True)
+@click.pass_context
+def api(context: click.Context) -> None:
+    """Run the API alone, until Ctrl-C; or print what it is."""
+    if context.invoked_subcommand is None:
+        _run("api")
+
+
+@api.command()
+def openapi() -> None:
+    """Print the OpenAPI document of this release, as JSON. Needs no database."""
+    from api.app import described_app
+    from api.openapi import document
+
+    click.echo(json.dumps(document(described_app()), indent=2, ensure_ascii=False))
 
 
 def _run(module: str) -> None:
     """Be the process `python -m module` or, where its database is to be stopped after it, its parent."""
     settings = begin_command()
+    if module == "api":
+        settings = with_secret_key(settings)
     with usable_database(settings, say) as found:
         environment = environment_for(found)
         if settings.database_url is not None:

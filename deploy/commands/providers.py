@@ -1,24 +1,28 @@
-"""`daybreak providers`: who sends for which channel, within what limits, and how they are."""
+"""`daybreak providers [hold | resume]`: who sends for which channel, within what limits, and how they are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import click
 
-from deploy.commands.session import begin_command, say
+from deploy.commands.session import COMMAND, begin_command, say
 from deploy.commands.table import table
 from deploy.database import engine_on, usable_database
 from scheduler.clock import SystemClock
 from scheduler.domain.occasion import Channel
+from scheduler.errors import NotFound
+from scheduler.operations import Operations
 from scheduler.provider_settings import ProviderEntry, ProviderPlan
 from scheduler.settings import Settings
-from scheduler.store import circuits
+from scheduler.store import circuits, provider_holds
 from scheduler.store.circuits import StoredCircuit
+from scheduler.store.provider_holds import ProviderHold
 
 SILENT_AFTER: Final = timedelta(minutes=2)
 """A process that has told nothing for so long has died, or has lost the database."""
@@ -26,21 +30,25 @@ SILENT_AFTER: Final = timedelta(minutes=2)
 _COLOURS: Final = {"closed": "green", "half-open": "yellow", "open": "red"}
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--check", is_flag=True, help="Only check the providers and their options; needs no database.")
-def providers(as_json: bool, check: bool) -> None:
+@click.pass_context
+def providers(context: click.Context, as_json: bool, check: bool) -> None:
     """Show the providers of each channel, in order, and their circuits in every worker process.
 
-    All options of all providers are checked first, without connecting to any of them: a mistake ends the
-    command with one line and exit code 78. Secrets are never shown.
+    `hold` has all workers give one nothing, `resume` ends that. All options of all providers are checked first,
+    without connecting to any of them: a mistake ends the command with one line and exit code 78. Secrets are never
+    shown.
     """
+    if context.invoked_subcommand is not None:
+        return
     settings = begin_command()
     _check(settings)
     plan = settings.provider_plan
-    told = [] if check else _told(settings)
+    told, holds = ([], {}) if check else _told(settings)
     if as_json:
-        click.echo(json.dumps(_fields(plan, told), default=str))
+        click.echo(json.dumps(_fields(plan, told, holds), default=str))
         return
     click.echo(table(("CHANNEL", "PROVIDERS IN ORDER", "UNKNOWN OUTCOME"), _channels(plan)))
     click.echo()
@@ -48,15 +56,53 @@ def providers(as_json: bool, check: bool) -> None:
     headings = ("PROVIDER", "KIND", "MESSAGES/S", "IN FLIGHT", "CIRCUIT", "PROCESS", "OPENED", "FOR")
     rows = [row for entry in plan.providers.values() for row in _rows(entry, told, now)]
     click.echo(table(headings, rows))
+    for hold in holds.values():
+        held = click.style(f"{hold.provider} is on hold", fg="red")
+        click.echo(f"{held} since {hold.held_at:%Y-%m-%d %H:%M} UTC by {hold.held_by}: {hold.reason}")
 
 
-def _told(settings: Settings) -> list[StoredCircuit]:
+@providers.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="Why, for those who find it so.")
+def hold(name: str, reason: str) -> None:
+    """Have all workers give a provider nothing, within some seconds.
+
+    Its messages go to the channel's next provider, or wait: no attempt of theirs is burned.
+    """
+    with _operating(name) as operations:
+        operations.hold_provider(COMMAND, name, reason)
+    click.echo(f"{name}: on hold")
+
+
+@providers.command()
+@click.argument("name")
+def resume(name: str) -> None:
+    """End the hold of a provider."""
+    with _operating(name) as operations:
+        was_held = operations.resume_provider(COMMAND, name)
+    click.echo(f"{name}: resumed" if was_held else f"{name}: was not on hold")
+
+
+@contextmanager
+def _operating(name: str) -> Iterator[Operations]:
+    """What operators do, on the database of the settings. Raises NotFound where no provider has this name."""
+    settings = begin_command()
+    if name not in settings.provider_plan.providers:
+        raise NotFound("provider", name)
+    with (
+        usable_database(settings, say, create=False) as found,
+        engine_on(found, "command") as engine,
+    ):
+        yield Operations(engine, SystemClock(), found.retry_max_attempts)
+
+
+def _told(settings: Settings) -> tuple[list[StoredCircuit], Mapping[str, ProviderHold]]:
     with (
         usable_database(settings, say, create=False) as found,
         engine_on(found, "command") as engine,
         engine.connect() as connection,
     ):
-        return circuits.all_circuits(connection)
+        return circuits.all_circuits(connection), provider_holds.all_holds(connection)
 
 
 def _check(settings: Settings) -> None:
@@ -103,7 +149,9 @@ def _rough(duration: timedelta) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes // 1440} days"
 
 
-def _fields(plan: ProviderPlan, told: Sequence[StoredCircuit]) -> dict[str, Any]:
+def _fields(
+    plan: ProviderPlan, told: Sequence[StoredCircuit], holds: Mapping[str, ProviderHold]
+) -> dict[str, Any]:
     """For a program: the parts that hold no option of a provider."""
     return {
         "channels": {
@@ -124,6 +172,7 @@ def _fields(plan: ProviderPlan, told: Sequence[StoredCircuit]) -> dict[str, Any]
             for entry in plan.providers.values()
         ],
         "circuits": [_instants(circuit) for circuit in told],
+        "holds": [asdict(hold) | {"held_at": hold.held_at.isoformat()} for hold in holds.values()],
     }
 
 

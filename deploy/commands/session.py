@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
+from scheduler.domain.access import Actor, Scope
 from scheduler.logs import configure_logs
 from scheduler.settings import Settings, load_settings
+
+COMMAND: Final = Actor(1, "cli", frozenset(Scope))
+"""Who acts where an operator has called a command."""
 
 
 def begin_command() -> Settings:

@@ -45,6 +45,7 @@ class MessageEvent(StrEnum):
     HAND_BACK_RETRY = "hand_back_retry"
     EXPIRE = "expire"
     CANCEL = "cancel"
+    WITHDRAW = "withdraw"
     CONFIRM = "confirm"
     BOUNCE = "bounce"
     DEFER = "defer"
@@ -67,6 +68,8 @@ MESSAGE_TRANSITIONS: Final[Mapping[MessageEvent, Transition[MessageState]]] = Ma
         MessageEvent.HAND_BACK_RETRY: Transition((_S.SENDING,), _S.RETRYING),
         MessageEvent.EXPIRE: Transition((_S.SCHEDULED, _S.RETRYING), _S.EXPIRED),
         MessageEvent.CANCEL: Transition((_S.SCHEDULED, _S.RETRYING, _S.SENDING), _S.CANCELLED),
+        # Nobody is sending it: somebody took it back.
+        MessageEvent.WITHDRAW: Transition((_S.SCHEDULED, _S.RETRYING), _S.CANCELLED),
         # A callback also settles what nobody knew the outcome of: it was accepted after all.
         MessageEvent.CONFIRM: Transition((_S.SENT, _S.RETRYING, _S.DEAD), _S.DELIVERED),
         MessageEvent.BOUNCE: Transition((_S.SENT, _S.DELIVERED, _S.RETRYING, _S.DEAD), _S.BOUNCED),
@@ -98,6 +101,9 @@ class NotSentReason(StrEnum):
     SUPPRESSED = "suppressed"
     UNSUBSCRIBED = "unsubscribed"
     FREQUENCY_CAPPED = "frequency_capped"
+    PAUSED = "paused"
+    """Due while its occasion paused, and left out when that ended."""
+    CANCELLED_BY_OPERATOR = "cancelled_by_operator"
 
 
 TEXT_FIELDS: Final = frozenset({"first_name", "last_name", "external_id", "occasion", "local_date"})

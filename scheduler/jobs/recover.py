@@ -1,8 +1,9 @@
 """The recovery job: whatever downtime swallowed is planned, enqueued again, or expired with a reason.
 
-In this order, so that nothing is sent that should expire: plan the gap since the watermark, expire
-what is past its lateness limit, make batches due again whose lease has lapsed, or whom the broker has
-lost: more of a queue's batches have waited for longer than the enqueue deadline than the broker holds.
+In this order, so that nothing is sent that should expire: finish what an edit of an occasion has begun to
+replan, plan the gap since the watermark, expire what is past its lateness limit, make batches due again whose
+lease has lapsed, or whom the broker has lost: more of a queue's batches have waited for longer than the enqueue
+deadline than the broker holds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy import Connection, Engine
 from scheduler.broker.port import Broker
 from scheduler.callbacks import apply_waiting
 from scheduler.errors import BrokerUnavailable
+from scheduler.occasion_edits import OccasionEdits
 from scheduler.planner import Planner
 from scheduler.store import batches, endings
 from scheduler.store.batch_queries import count_waiting
@@ -34,6 +36,7 @@ class Recover:
     def __init__(self, engine: Engine, planner: Planner, broker: Broker, enqueue_deadline: timedelta) -> None:
         self._engine = engine
         self._planner = planner
+        self._edits = OccasionEdits(engine, planner)
         self._broker = broker
         self._enqueue_deadline = enqueue_deadline
 
@@ -47,6 +50,7 @@ class Recover:
         partitions = self._planner.create_partitions(now)
         counts = {"planned": 0, "partitions": partitions}
         try:
+            self._edits.finish()
             # Half the horizon: a daily run that was on time has planned that far, a missed one has not.
             counts["planned"] = self._planner.catch_up(now).added
         finally:

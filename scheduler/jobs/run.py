@@ -11,7 +11,8 @@ from loguru import logger
 from sqlalchemy import Engine
 
 from scheduler.clock import Clock
-from scheduler.store import job_runs, locks
+from scheduler.domain.access import Actor
+from scheduler.store import audit, job_runs, locks
 from scheduler.store.job_runs import Trigger
 
 JOBS = ("precalculate", "enqueue", "recover")
@@ -43,15 +44,18 @@ class JobRunner:
         work: Callable[[], Mapping[str, int]],
         trigger: Trigger,
         planned_at: datetime | None = None,
+        *,
+        actor: Actor | None = None,
     ) -> Ran | None:
         """Run `work` as `job`; None where another scheduler is running it.
 
-        What `work` raises is recorded, then raised.
+        Where somebody has asked for it, `actor` says who: the audit log knows of it from its beginning. What
+        `work` raises is recorded, then raised.
         """
         with locks.job_lock(self._engine, job) as held:
             if not held:
                 return None
-            run_id = self._begin(job, trigger, planned_at)
+            run_id = self._begin(job, trigger, planned_at, actor)
             try:
                 counts = work()
             except Exception as error:
@@ -61,9 +65,11 @@ class JobRunner:
         logger.bind(job=job, trigger=trigger.value, **counts).info("job_ran")
         return Ran(job, counts)
 
-    def _begin(self, job: str, trigger: Trigger, planned_at: datetime | None) -> int:
+    def _begin(self, job: str, trigger: Trigger, planned_at: datetime | None, actor: Actor | None) -> int:
         started_at = self._clock.now()
         with self._engine.begin() as connection:
+            if actor is not None:
+                audit.add(connection, actor, "run", "job", job, None, None, now=started_at)
             return job_runs.begin(
                 connection,
                 job,

@@ -16,10 +16,10 @@ SELECT least(
     (SELECT min(lease_expires_at) FROM batches WHERE state = 'leased'),
     (SELECT min(greatest(b.due_at, b.send_at + coalesce(o.lateness_limit, :lateness_limit)))
      FROM batches b JOIN occasions o ON o.id = b.occasion_id
-     WHERE b.state IN ('pending', 'enqueued') AND b.lease_token = 0))""")
+     WHERE (b.state = 'pending' AND NOT b.held OR b.state = 'enqueued') AND b.lease_token = 0))""")
 
 _OLDEST_OPEN: Final = text(
-    "SELECT min(send_at) FROM batches WHERE state IN ('pending', 'enqueued', 'leased')"
+    "SELECT min(send_at) FROM batches WHERE state IN ('enqueued', 'leased') OR state = 'pending' AND NOT held"
 )
 
 _ENQUEUED_SINCE: Final = text("""

@@ -44,13 +44,13 @@ _LEASE: Final = f"""
 
 _ENQUEUE_DUE: Final = text(f"""
 WITH due AS MATERIALIZED (
-    SELECT id FROM batches WHERE {_MAY_ENQUEUE} AND due_at <= :now
+    SELECT id FROM batches WHERE {_MAY_ENQUEUE} AND NOT held AND due_at <= :now
     ORDER BY due_at, id LIMIT :most FOR UPDATE SKIP LOCKED
 )
 UPDATE batches b SET {_TO_ENQUEUED}, enqueued_at = :now FROM due WHERE b.id = due.id
 RETURNING b.id, CAST(b.channel AS text) AS channel, CAST(b.priority AS text) AS priority, b.send_at""")
 
-_NEXT_DUE: Final = text(f"SELECT min(due_at) FROM batches WHERE {_MAY_ENQUEUE}")
+_NEXT_DUE: Final = text(f"SELECT min(due_at) FROM batches WHERE {_MAY_ENQUEUE} AND NOT held")
 
 _LEASE_OLDEST: Final = text(f"""
 WITH oldest AS MATERIALIZED (
@@ -122,6 +122,18 @@ UPDATE batches
 SET {_TO_PENDING}, lease_expires_at = NULL, leased_by = NULL, enqueued_at = NULL, due_at = :due_at, {_COUNTS}
 WHERE id = :id AND lease_token = :lease_token AND {_MAY_HAND_BACK}""")
 
+_HOLD: Final = text("""
+UPDATE batches SET held = true WHERE occasion_id = :occasion_id AND state = 'pending' AND NOT held""")
+_RELEASE: Final = text("UPDATE batches SET held = false WHERE occasion_id = :occasion_id AND held")
+_RELEASE_ONE: Final = text("UPDATE batches SET held = false WHERE id = :id AND held")
+
+_HELD_DUE: Final = text(f"""
+SELECT {_LEASED_COLUMNS} FROM batches b WHERE occasion_id = :occasion_id AND held AND send_at <= :now
+ORDER BY send_at LIMIT :most FOR UPDATE""")
+
+_REPRIORITISE: Final = text("""
+UPDATE batches SET priority = CAST(:priority AS priority) WHERE occasion_id = :occasion_id AND state = 'pending'""")
+
 
 def _lapse(condition: str, due_at: str) -> str:
     """Make the batches of `condition` pending again, but for those that somebody is writing at this moment.
@@ -150,7 +162,8 @@ _LAPSE_ENQUEUED: Final = text(
 _OVERDUE: Final = text(f"""
 WITH overdue AS MATERIALIZED (
     SELECT b.id FROM batches b JOIN occasions o ON o.id = b.occasion_id
-    WHERE ((b.state = 'pending' AND b.due_at <= :now) OR b.state = 'enqueued') AND b.lease_token = 0
+    WHERE ((b.state = 'pending' AND NOT b.held AND b.due_at <= :now) OR b.state = 'enqueued') AND b.lease_token = 0
+      AND o.paused_at IS NULL
       AND b.send_at < :now - coalesce(o.lateness_limit, :lateness_limit)
     ORDER BY b.id LIMIT :most FOR UPDATE OF b SKIP LOCKED
 )
@@ -312,6 +325,32 @@ def hand_back(connection: Connection, batch: LeasedBatch, counts: Counts, *, due
     """Return a batch with messages still to be sent, due again at `due_at`; raises LeaseLost."""
     parameters = _lease_parameters(batch, counts) | {"due_at": due_at}
     _require_lease(connection.execute(_HAND_BACK, parameters).rowcount, batch)
+
+
+def hold(connection: Connection, occasion_id: int) -> int:
+    """Hold the pending batches of an occasion that pauses: they are not enqueued until released; how many more."""
+    return connection.execute(_HOLD, {"occasion_id": occasion_id}).rowcount
+
+
+def release(connection: Connection, occasion_id: int) -> int:
+    """Let all held batches of an occasion go their way; what was due meanwhile is due now. Returns how many."""
+    return connection.execute(_RELEASE, {"occasion_id": occasion_id}).rowcount
+
+
+def release_one(connection: Connection, batch_id: int) -> None:
+    """Let one held batch go its way."""
+    connection.execute(_RELEASE_ONE, {"id": batch_id})
+
+
+def held_due(connection: Connection, occasion_id: int, *, now: datetime, most: int) -> list[LeasedBatch]:
+    """Up to `most` held batches of an occasion that were due by `now`, oldest first; locked."""
+    parameters = {"occasion_id": occasion_id, "now": now, "most": most}
+    return [batch for row in connection.execute(_HELD_DUE, parameters) if (batch := _leased(row))]
+
+
+def reprioritise(connection: Connection, occasion_id: int, priority: Priority) -> None:
+    """Let what is pending of an occasion wait in another queue from its enqueuing on."""
+    connection.execute(_REPRIORITISE, {"occasion_id": occasion_id, "priority": priority.value})
 
 
 def lapse_leases(connection: Connection, *, now: datetime) -> int:

@@ -33,6 +33,11 @@ CROSS JOIN LATERAL (
     ) AS newest ORDER BY state = 'running' LIMIT 1
 ) AS run""")
 
+_PAGE: Final = text("""
+SELECT id, job, trigger, planned_at, started_at, finished_at, state, counts, error, host FROM job_runs
+WHERE job = :job AND (started_at, id) < (CAST(:before_instant AS timestamptz), CAST(:before_id AS bigint))
+ORDER BY started_at DESC, id DESC LIMIT :most""")
+
 _ERROR_LENGTH: Final = 2_000
 
 
@@ -101,6 +106,15 @@ def latest(connection: Connection, jobs: list[str]) -> dict[str, JobRun]:
     """The newest finished run of each of `jobs`, or the one that runs where none ever finished."""
     rows = connection.execute(_LATEST, {"jobs": jobs}).mappings()
     return {row["job"]: _job_run(dict(row)) for row in rows}
+
+
+def page(
+    connection: Connection, job: str, *, before: tuple[datetime, int], most: int
+) -> list[tuple[int, JobRun]]:
+    """Up to `most` runs of a job, each with its id, the newest first: those begun before an instant and id."""
+    parameters = {"job": job, "before_instant": before[0], "before_id": before[1], "most": most}
+    rows = [dict(row) for row in connection.execute(_PAGE, parameters).mappings()]
+    return [(row.pop("id"), _job_run(row)) for row in rows]
 
 
 def _job_run(row: dict[str, Any]) -> JobRun:

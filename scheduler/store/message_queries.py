@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Any, Final
 
@@ -22,6 +22,10 @@ from scheduler.domain.occasion import Channel
 
 ROWS_EXAMINED: Final = 10_000
 PARTITIONS_EXAMINED: Final = 12
+
+# How far the local date of a message may lie from its send time: zones, and quiet hours that put it off repeatedly.
+_DATES_BEHIND: Final = timedelta(days=31)
+_DATES_AHEAD: Final = timedelta(days=1)
 
 _KEY: Final = "user_id, local_date, occasion_id, slot, channel"
 
@@ -59,6 +63,9 @@ _CONDITIONS: Final[Mapping[str, str]] = {
     "occasion_id": "occasion_id = :occasion_id",
     "channel": "channel = CAST(:channel AS channel)",
     "state": "state = CAST(:state AS message_state)",
+    "reason": "reason = :reason",
+    "send_from": "send_at >= :send_from",
+    "send_until": "send_at < :send_until",
     "local_date_first": "local_date >= :local_date_first",
     "local_date_last": "local_date <= :local_date_last",
 }
@@ -119,12 +126,18 @@ class MessageHistory:
 
 @dataclass(frozen=True, slots=True)
 class MessageFilter:
-    """Which messages to show; None: any. Both local dates are included."""
+    """Which messages to show; None: any. Both local dates are included, `send_until` is not.
+
+    `reason`: why it ended, such as `too_late`, or the category of its dead letter, such as `http_503`.
+    """
 
     user_id: int | None = None
     occasion_id: int | None = None
     channel: Channel | None = None
     state: MessageState | None = None
+    reason: str | None = None
+    send_from: datetime | None = None
+    send_until: datetime | None = None
     local_date_first: date | None = None
     local_date_last: date | None = None
 
@@ -191,6 +204,10 @@ def _partitions(
 ) -> list[tuple[date, date]]:
     """The partitions that may hold what is wanted, in order, from the position's on."""
     first, last = wanted.local_date_first or date.min, wanted.local_date_last or date.max
+    if wanted.send_from is not None:
+        first = max(first, (wanted.send_from - _DATES_BEHIND).date())
+    if wanted.send_until is not None:
+        last = min(last, (wanted.send_until + _DATES_AHEAD).date())
     return [
         (row.starts, row.ends)
         for row in connection.execute(_PARTITIONS)

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from scheduler.domain.local_time import TimeRule
 from scheduler.domain.message import (
@@ -27,8 +27,8 @@ from scheduler.domain.message import (
     MessageState,
     NotSentReason,
 )
-from scheduler.domain.occasion import Channel
 from scheduler.store.batches import LeasedBatch
+from scheduler.store.message_keys import key_columns, key_of, single_key
 
 _OF_BATCH: Final = """
     user_id = ANY(CAST(:user_ids AS bigint[])) AND local_date = :local_date AND occasion_id = :occasion_id
@@ -91,6 +91,14 @@ _BURY_MAYBE_ACCEPTED: Final = text(
     + " RETURNING user_id, attempt"
 )
 _CANCEL: Final = text(_update(MessageEvent.CANCEL, ", reason = :reason", "batch_id = :batch_id"))
+# Not what an attempt was made at: of that nobody knows whether it was accepted, or it is to be tried again.
+_SKIP: Final = text(
+    _update(
+        MessageEvent.WITHDRAW,
+        ", reason = :reason",
+        f"state = '{MessageState.SCHEDULED}' AND :attempt = 0 AND send_at = :send_at",
+    )
+)
 _EXPIRE: Final = text(_update(MessageEvent.EXPIRE, ", reason = :reason", _CLAIMABLE))
 _HAND_BACK: Final = text(
     _update(MessageEvent.HAND_BACK, ", attempt = 0, batch_id = NULL", "attempt = 1 AND batch_id = :batch_id")
@@ -149,6 +157,35 @@ FROM unnest(CAST(:user_ids AS bigint[]), CAST(:local_dates AS date[]), CAST(:occ
     AS e (user_id, local_date, occasion_id, slot, channel)
 WHERE {_IS_REPORTED} AND l.state IN ({", ".join(f"'{source}'" for source in _REPLAY_OF.sources)})
 RETURNING l.user_id, l.local_date, l.occasion_id, l.slot, CAST(l.channel AS text) AS channel, l.attempt""")
+
+# What a person takes back: one message by its whole key, or what was sent ad hoc. Only what is `scheduled` is known
+# not to be out; of a retry the failures on record tell.
+_WITHDRAW: Final = text(
+    _update(
+        MessageEvent.WITHDRAW,
+        ", reason = :reason",
+        f"tenant_id = :tenant_id AND (state = '{MessageState.SCHEDULED}' OR NOT {_MAY_BE_OUT})",
+    )
+)
+_BURY_WITHDRAWN: Final = text(
+    _update(
+        MessageEvent.BURY,
+        ", reason = :reason",
+        f"tenant_id = :tenant_id AND state = '{MessageState.RETRYING}' AND {_MAY_BE_OUT}",
+    )
+    + " RETURNING attempt"
+)
+_TO_WITHDRAWN: Final = f"state = '{MESSAGE_TRANSITIONS[MessageEvent.WITHDRAW].target}', reason = :reason"
+_WITHDRAW_AD_HOC: Final = text(f"""
+UPDATE message_log SET {_TO_WITHDRAWN}
+WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND local_date >= :date_first
+  AND occasion_id <> ALL(CAST(:planned_ids AS integer[])) AND state = '{MessageState.SCHEDULED}'""")
+_WITHDRAW_SEND: Final = text(f"""
+UPDATE message_log l SET {_TO_WITHDRAWN}
+FROM batches b
+WHERE b.occasion_id = :occasion_id AND b.attempt = 0 AND l.user_id = ANY(b.user_ids) AND l.local_date = b.local_date
+  AND l.occasion_id = b.occasion_id AND l.slot = b.slot AND l.channel = b.channel
+  AND l.local_date BETWEEN :date_first AND :date_last AND l.state = '{MessageState.SCHEDULED}'""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +285,16 @@ def expire(connection: Connection, batch: LeasedBatch) -> int:
     return connection.execute(_EXPIRE, parameters).rowcount
 
 
+def skip(connection: Connection, batch: LeasedBatch) -> int:
+    """What is scheduled with `batch`, whose occasion pauses, is not to be sent any more."""
+    parameters = _claim_parameters(batch) | {"reason": NotSentReason.PAUSED.value}
+    return connection.execute(_SKIP, parameters).rowcount
+
+
 def lock_settled(connection: Connection, reports: Sequence[Report]) -> set[MessageKey]:
     """Lock the messages of these reports until the transaction ends; those whose sending is not under way."""
     rows = connection.execute(_LOCK_REPORTED, _report_parameters(reports)).all() if reports else []
-    return {_key(row) for row in rows if row.state not in _BEFORE_ITS_OUTCOME}
+    return {key_of(row) for row in rows if row.state not in _BEFORE_ITS_OUTCOME}
 
 
 def confirm(connection: Connection, reports: Sequence[Report]) -> list[MessageKey]:
@@ -275,47 +318,59 @@ def replay(connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKe
         months[key.local_date.year, key.local_date.month].append(key)
     replayed: dict[MessageKey, int] = {}
     for _, of_month in sorted(months.items()):
-        rows = connection.execute(_REPLAY, _replay_parameters(of_month))
-        replayed |= {_key(row): row.attempt for row in rows}
+        rows = connection.execute(_REPLAY, key_columns(of_month))
+        replayed |= {key_of(row): row.attempt for row in rows}
     return replayed
 
 
-def _replay_parameters(keys: Sequence[MessageKey]) -> dict[str, Any]:
-    local_dates = [key.local_date for key in keys]
-    return {
-        "user_ids": [key.user_id for key in keys],
-        "local_dates": local_dates,
-        "occasion_ids": [key.occasion_id for key in keys],
-        "slots": [key.slot for key in keys],
-        "channels": [key.channel.value for key in keys],
-        "date_first": min(local_dates),
-        "date_last": max(local_dates),
-    }
+def withdraw(connection: Connection, tenant_id: int, key: MessageKey, reason: NotSentReason) -> bool:
+    """Take back a message that waits, and that no provider may have accepted; False: there is none such."""
+    parameters = single_key(tenant_id, key) | {"reason": reason.value}
+    return connection.execute(_WITHDRAW, parameters).rowcount == 1
+
+
+def bury_withdrawn(connection: Connection, tenant_id: int, key: MessageKey) -> int | None:
+    """Try a message no more of which an attempt may have been accepted; the number of its attempts, None: no such.
+
+    The caller adds the dead letter.
+    """
+    parameters = single_key(tenant_id, key) | {"reason": OUTCOME_UNKNOWN}
+    attempt: int | None = connection.execute(_BURY_WITHDRAWN, parameters).scalar_one_or_none()
+    return attempt
+
+
+def withdraw_ad_hoc(
+    connection: Connection,
+    user_ids: Sequence[int],
+    planned_ids: Sequence[int],
+    *,
+    date_first: date,
+    reason: NotSentReason,
+) -> int:
+    """Take back what was sent ad hoc to these users: what is not of the planned occasions of their tenant."""
+    parameters = {"user_ids": list(user_ids), "planned_ids": list(planned_ids), "date_first": date_first}
+    return connection.execute(_WITHDRAW_AD_HOC, parameters | {"reason": reason.value}).rowcount
+
+
+def withdraw_send(
+    connection: Connection, occasion_id: int, *, date_first: date, date_last: date, reason: NotSentReason
+) -> int:
+    """Take back what waits of an ad hoc send, whose messages have local dates in this range."""
+    parameters = {"occasion_id": occasion_id, "date_first": date_first, "date_last": date_last}
+    return connection.execute(_WITHDRAW_SEND, parameters | {"reason": reason.value}).rowcount
 
 
 def _apply(connection: Connection, statement: Any, reports: Sequence[Report]) -> list[MessageKey]:
     if not reports:
         return []
-    return [_key(row) for row in connection.execute(statement, _report_parameters(reports))]
+    return [key_of(row) for row in connection.execute(statement, _report_parameters(reports))]
 
 
 def _report_parameters(reports: Sequence[Report]) -> dict[str, Any]:
-    local_dates = [report.key.local_date for report in reports]
-    return {
-        "user_ids": [report.key.user_id for report in reports],
-        "local_dates": local_dates,
-        "occasion_ids": [report.key.occasion_id for report in reports],
-        "slots": [report.key.slot for report in reports],
-        "channels": [report.key.channel.value for report in reports],
+    return key_columns([report.key for report in reports]) | {
         "occurred_ats": [report.occurred_at for report in reports],
         "reasons": [report.reason for report in reports],
-        "date_first": min(local_dates),
-        "date_last": max(local_dates),
     }
-
-
-def _key(row: Row[Any]) -> MessageKey:
-    return MessageKey(row.occasion_id, row.user_id, row.local_date, row.slot, Channel(row.channel))
 
 
 def _claim_parameters(batch: LeasedBatch) -> dict[str, Any]:

@@ -63,7 +63,7 @@ ORDER BY l.accepted_at DESC, l.user_id, b.occasion_id LIMIT :most""")
 _NEXT_TO_COME: Final = text(f"""
 WITH pending AS MATERIALIZED (
     SELECT id, due_at, occasion_id, local_date, slot, channel, send_at, attempt, user_ids
-    FROM batches WHERE tenant_id = :tenant_id AND state = 'pending'
+    FROM batches WHERE tenant_id = :tenant_id AND state = 'pending' AND NOT held
     ORDER BY due_at LIMIT {_MOST_PENDING}
 ),
 counted AS (
@@ -95,7 +95,7 @@ SELECT coalesce(sum(messages) FILTER (WHERE is_due), 0) AS waiting,
        coalesce(sum(messages) FILTER (WHERE NOT is_due AND attempt = 0), 0) AS next_hour
 FROM (
     SELECT cardinality(user_ids) AS messages, attempt, due_at <= :now AS is_due
-    FROM batches WHERE tenant_id = :tenant_id AND state = 'pending' AND due_at < :in_an_hour
+    FROM batches WHERE tenant_id = :tenant_id AND state = 'pending' AND NOT held AND due_at < :in_an_hour
     UNION ALL
     SELECT cardinality(user_ids), attempt, true FROM batches WHERE tenant_id = :tenant_id AND state = 'enqueued'
     UNION ALL

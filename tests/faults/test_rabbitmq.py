@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine
 
 from scheduler.clock import SystemClock
+from tests.fixtures.answers import Answer
 from tests.fixtures.pipeline import Pipeline
 from tests.fixtures.programs import Programs, programs
 from tests.fixtures.rabbitmq import RabbitNode, rabbitmq_nodes
@@ -63,9 +64,8 @@ def test_two_of_five_workers_killed_during_a_drain_lose_and_double_nothing(
 ) -> None:
     pipeline = Pipeline(engine, SystemClock(), batch_size=BATCH)
     add_people(pipeline, MESSAGES)
-    workers = [
-        running.start("worker", http_url=f"{sink.url}?delay=0.02", http_concurrency=8) for _ in range(5)
-    ]
+    sink.answer_by = lambda _: Answer(delay_seconds=0.5)
+    workers = [running.start("worker", http_concurrency=BATCH) for _ in range(5)]
     wait_until(
         lambda: all(worker.has_logged("consumer_connected") for worker in workers), "all are connected"
     )
@@ -74,6 +74,7 @@ def test_two_of_five_workers_killed_during_a_drain_lose_and_double_nothing(
     for worker in workers[:2]:
         worker.kill()
     assert pipeline.states()["sent"] < MESSAGES
+    sink.answer_by = None
     wait_until(lambda: pipeline.states() == {"sent": MESSAGES}, "everything is sent", seconds=300)
     assert set(sink.ledger.accepted) == pipeline.keys_in("sent")
     assert sink.ledger.accepted.total() == MESSAGES

@@ -48,7 +48,7 @@ def clock() -> SettableClock:
 def client(engine: Engine, clock: SettableClock, tmp_path: Path) -> FlaskClient:
     file = tmp_path / "providers.toml"
     file.write_text(PLAN)
-    settings = Settings(public_url="https://daybreak.example", providers_file=file)
+    settings = Settings(api_authentication="none", public_url="https://daybreak.example", providers_file=file)
     return create_app(settings, engine, clock).test_client()
 
 

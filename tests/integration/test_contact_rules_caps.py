@@ -334,9 +334,9 @@ def test_an_occasion_names_a_group_that_exists(pipeline: Pipeline, clock: Settab
     with pipeline.engine.connect() as connection:
         occasion = occasions.by_id(connection, [occasion_id])[occasion_id]
     with pytest.raises(InvalidInput) as refused:
-        pipeline.planner.save_occasion(replace(occasion, group="core"), now=clock.now())
+        pipeline.edits.save(replace(occasion, group="core"), now=clock.now())
     assert [error.pointer for error in refused.value.errors] == ["/group"]
-    pipeline.planner.save_occasion(replace(occasion, group="care"), now=clock.now())
+    pipeline.edits.save(replace(occasion, group="care"), now=clock.now())
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def key(user_id: int, local_date: date = FIRST_OF_MARCH) -> str:
 def change_occasion(pipeline: Pipeline, **changes: Any) -> None:
     with pipeline.engine.connect() as connection:
         occasion = occasions.by_id(connection, [1])[1]
-    pipeline.planner.save_occasion(replace(occasion, **changes), now=pipeline.clock.now())
+    pipeline.edits.save(replace(occasion, **changes), now=pipeline.clock.now())
 
 
 def test_what_falls_due_at_night_is_sent_in_the_morning_once(

@@ -38,7 +38,7 @@ def birthday(pipeline: Pipeline) -> Occasion:
 
 
 def save(pipeline: Pipeline, **changes: object) -> None:
-    pipeline.planner.save_occasion(replace(birthday(pipeline), **changes), now=NINE)  # type: ignore[arg-type]
+    pipeline.edits.save(replace(birthday(pipeline), **changes), now=NINE)  # type: ignore[arg-type]
 
 
 def store_unchecked(pipeline: Pipeline, **changes: object) -> None:

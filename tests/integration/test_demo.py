@@ -1,6 +1,7 @@
 """`daybreak demo` for real: within minutes somebody is greeted on time, and the page shows it."""
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -38,12 +39,17 @@ class Demo:
     def output(self) -> str:
         return self._log.read_text("utf-8")
 
+    def key(self) -> str:
+        """The development key, once it is printed."""
+        found = re.search(r"/#key=(dbk_\w+)", self.output)
+        return "" if found is None else found[1]
+
     def overview(self) -> dict[str, Any] | None:
         """What the page shows, once it answers."""
         assert self.process.poll() is None, self.output
         connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection.request("GET", "/api/v1/overview")
+            connection.request("GET", "/api/v1/overview", headers={"Authorization": f"Bearer {self.key()}"})
             answer = connection.getresponse()
             found: dict[str, Any] | None = json.loads(answer.read()) if answer.status == 200 else None
         except (OSError, HTTPException):
@@ -84,7 +90,7 @@ def test_somebody_is_greeted_on_time_and_it_can_be_seen(folder: Path, tmp_path: 
         code = demo.stop()
     assert code == 0, demo.output
     assert not psutil.wait_procs(family, timeout=10)[1]
-    assert f"http://127.0.0.1:{demo.port}/" in demo.output
+    assert f"http://127.0.0.1:{demo.port}/#key={demo.key()}" in demo.output
     assert all(message["lateness_seconds"] < 30 for message in sent)
     assert "Traceback" not in demo.output
     assert "ERROR" not in demo.output
@@ -94,6 +100,7 @@ def test_somebody_is_greeted_on_time_and_it_can_be_seen(folder: Path, tmp_path: 
         wait_until(lambda: again.users() >= 400, "the same people are there")
         wait_until(lambda: "Watch" in again.output, "it has looked at what is to come")
         assert 400 <= again.users() < 800
+        assert again.key() == demo.key(), "the data folder keeps the key"
     finally:
         assert again.stop() == 0, again.output
 

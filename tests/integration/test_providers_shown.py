@@ -156,7 +156,7 @@ def test_batches_that_wait_for_a_channel_without_provider_are_told_once(
 def test_the_api_shows_routes_limits_and_circuits_but_no_secret(
     engine: Engine, clock: SettableClock, report: Start, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(providers_file=file).read_from({}, {"KEY": "canary-1"})
+    settings = Settings(api_authentication="none", providers_file=file).read_from({}, {"KEY": "canary-1"})
     client = create_app(settings, engine, clock).test_client()
     main = Circuit("main", clock, CircuitPolicy())
     main.note(REFUSED, 0.0)
@@ -178,6 +178,7 @@ def test_the_api_shows_routes_limits_and_circuits_but_no_secret(
         "sandbox": False,
         "messages_per_second": 100.0,
         "concurrency": 64,
+        "hold": None,
         "circuits": [
             {
                 "process": "a:1",
@@ -274,3 +275,23 @@ def test_a_worker_with_an_unknown_kind_ends_with_one_line(
     assert ended.stderr.decode().splitlines()[-1] == (
         "provider backup: there is no kind 'outbocks'; did you mean 'outbox'?"
     )
+
+
+def test_a_provider_is_held_and_resumed_by_command(run: Run, engine: Engine) -> None:
+    assert run("hold", "main", "--reason", "moving").output == "main: on hold\n"
+    assert "main is on hold since" in run().output
+    [held] = json.loads(run("--json").output)["holds"]
+    assert (held["provider"], held["held_by"], held["reason"]) == ("main", "cli", "moving")
+    assert run("resume", "main").output == "main: resumed\n"
+    assert run("resume", "main").output == "main: was not on hold\n"
+    assert json.loads(run("--json").output)["holds"] == []
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT actor, action FROM audit_log ORDER BY id")).all()
+    assert [tuple(row) for row in rows] == [("cli", "hold"), ("cli", "resume")]
+
+
+def test_what_is_no_provider_is_not_held_by_command(run: Run) -> None:
+    for arguments in (("hold", "nobody", "--reason", "x"), ("resume", "nobody")):
+        result = run(*arguments)
+        assert (result.exit_code, result.output.strip()) == (1, "daybreak: no provider 'nobody'")
+    assert run("hold", "main").exit_code == 2

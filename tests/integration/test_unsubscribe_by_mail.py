@@ -23,7 +23,9 @@ from worker.channels.port import Provider
 from worker.channels.smtp import build
 from worker.rendering import Renderer
 
-SETTINGS = Settings(secret_key=SecretStr("k" * 40), public_url="https://example.com")
+SETTINGS = Settings(
+    api_authentication="none", secret_key=SecretStr("k" * 40), public_url="https://example.com"
+)
 
 
 def deliver_due(pipeline: Pipeline, relay: Provider) -> Counts:

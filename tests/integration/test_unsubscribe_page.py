@@ -17,7 +17,7 @@ from scheduler.domain.occasion import Channel
 from scheduler.links import LinkSigner
 from scheduler.preferences import Preferences
 from scheduler.settings import Settings
-from tests.fixtures.api import add_user, problem
+from tests.fixtures.api import add_user, api_client, problem
 from tests.fixtures.pipeline import TENANT
 
 KEY: Final = SecretStr("k" * 40)
@@ -27,7 +27,7 @@ BROWSER: Final = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 @pytest.fixture
 def client(engine: Engine, clock: SettableClock) -> FlaskClient:
-    settings = Settings(secret_key=KEY, public_url="https://example.com")
+    settings = Settings(api_authentication="none", secret_key=KEY, public_url="https://example.com")
     return create_app(settings, engine, clock).test_client()
 
 
@@ -173,7 +173,7 @@ def test_a_forged_link_is_not_found_whatever_is_wrong(client: FlaskClient, recip
 
 
 def test_without_a_key_there_are_no_links(engine: Engine, clock: SettableClock, recipient: Recipient) -> None:
-    client = create_app(Settings(), engine, clock).test_client()
+    client = api_client(engine, clock)
     assert heading(client.get(recipient.path, headers=BROWSER), 404) == "This link does not work"
 
 

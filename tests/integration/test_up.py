@@ -11,8 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scheduler.clock import SystemClock
 from tests.fixtures.command_line import PEOPLE, PROGRAM, data_folder, daybreak, environment
 from tests.fixtures.ports import free_port
+from tests.fixtures.rabbitmq import RabbitNode
 from tests.fixtures.waiting import wait_until
 
 
@@ -190,6 +192,27 @@ def test_it_runs_on_somebody_elses_database(database_url: str, tmp_path: Path) -
             assert running.process.wait(timeout=60) == 0
         finally:
             _end(running)
+
+
+def test_it_runs_on_rabbitmq(rabbitmq: RabbitNode, tmp_path: Path) -> None:
+    people = tmp_path / "people.csv"
+    born = SystemClock().now().date().replace(year=2000)
+    head = "external_id,first_name,last_name,email,birth_date,timezone,preferred_time"
+    people.write_text(f"{head}\nann,Ann,Lee,ann@example.org,{born},UTC,00:00\n")
+    with data_folder() as folder:
+        running = Up(folder, tmp_path, BROKER_URL=rabbitmq.url)
+        try:
+            running.wait_until_ready()
+            wait_until(lambda: running.events("publisher_connected"), "the scheduler is connected")
+            wait_until(lambda: len(running.events("consumer_connected")) == 2, "the worker is connected")
+            imported = running.run("users", "import", str(people))
+            assert imported.returncode == 0, imported.stderr
+            wait_until(lambda: running.events("batch_delivered"), "her message is sent")
+            running.process.send_signal(signal.SIGINT)
+            assert running.process.wait(timeout=60) == 0
+        finally:
+            _end(running)
+    assert not running.events("publish_failed") + running.events("consumer_disconnected")
 
 
 def test_a_process_alone_runs_on_the_embedded_database_and_takes_it_down(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ What a failure costs its message:
 
 A message that alone makes a sound provider fail could be the probe for ever, as the oldest of all. So with
 every tenth probe in a row that fails its batch comes back a second late, and another takes its turn.
+
+A provider that an operator has put on hold is as one whose circuit is open, without probes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -42,9 +44,13 @@ STEP_ASIDE: Final = timedelta(seconds=1)
 class CircuitProvider:
     """Gives `provider` what `circuit` lets through. Used by one thread, as the provider is."""
 
-    def __init__(self, provider: Provider, circuit: Circuit) -> None:
+    def __init__(
+        self, provider: Provider, circuit: Circuit, held_until: Callable[[], datetime | None] = lambda: None
+    ) -> None:
+        """`held_until`: when to ask again, while the provider is on hold; None: it is not."""
         self._provider = provider
         self._circuit = circuit
+        self._held_until = held_until
         self._steps_aside = False
 
     @property
@@ -54,11 +60,13 @@ class CircuitProvider:
 
     @property
     def is_open(self) -> bool:
-        """Whether it lets no more through than a probe."""
-        return not self._circuit.is_closed
+        """Whether it lets no more through than a probe, or is on hold."""
+        return not self._circuit.is_closed or self._held_until() is not None
 
     def pauses_until(self) -> datetime | None:
-        """When the probe is due, while the circuit is open."""
+        """When the probe is due, while the circuit is open; when to ask again, while it is on hold."""
+        if held := self._held_until():
+            return held
         until = self._circuit.pauses_until()
         if until is None:
             return self._provider.pauses_until()
@@ -67,6 +75,8 @@ class CircuitProvider:
     def deliver(self, messages: Sequence[OutgoingMessage], control: DeliveryControl) -> list[Outcome]:
         """Deliver as far as the circuit allows; what it does not let through was not attempted."""
         self._steps_aside = False
+        if held := self._held_until():
+            return [NotAttempted(held)] * len(messages)
         probed = self._probe(messages, control) if self._circuit.begin_probe() else []
         outcomes = probed + self._send(messages[len(probed) :], control)
         return [named(outcome, self.name) for outcome in outcomes]
@@ -78,7 +88,8 @@ class CircuitProvider:
     def _send(self, messages: Sequence[OutgoingMessage], control: DeliveryControl) -> list[Outcome]:
         if not self._circuit.is_closed:
             return [NotAttempted(self.pauses_until())] * len(messages)
-        outcomes = self._provider.deliver(messages, _Guarded(control, self._circuit))
+        guarded = _Guarded(control, self._circuit, self._held_until)
+        outcomes = self._provider.deliver(messages, guarded)
         paused_until = self.pauses_until() if self.is_open else None
         return [self._explained(outcome, paused_until) for outcome in outcomes]
 
@@ -109,14 +120,17 @@ class CircuitProvider:
 class _Guarded:
     """What a delivery through a closed circuit asks and tells."""
 
-    def __init__(self, control: DeliveryControl, circuit: Circuit) -> None:
+    def __init__(
+        self, control: DeliveryControl, circuit: Circuit, held_until: Callable[[], datetime | None]
+    ) -> None:
         self._control = control
         self._circuit = circuit
+        self._held_until = held_until
         self.abandon = control.abandon
 
     def start_no_more(self) -> bool:
         """See the port."""
-        return not self._circuit.is_closed or self._control.start_no_more()
+        return not self._circuit.is_closed or bool(self._held_until()) or self._control.start_no_more()
 
     def note(self, outcome: Outcome, began_at: float) -> None:
         """See the port."""

@@ -1,0 +1,202 @@
+"""Counts and lateness over a range of time, and one cheap summary of how things stand.
+
+The statistics read the message log itself: every message that lies near those of the range, as a block-range index
+of the send times has it. So a range costs what fell due in it, and besides what was planned since the log was last
+vacuumed; callers bound it, and the time it may take. The summary reads indexes and counters of batches only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy import Connection, TextClause, text
+
+from scheduler.domain.message import MessageState
+from scheduler.domain.occasion import Channel
+
+# How far the local date of a message may lie from the UTC date of its send time: zones, and quiet hours that put it
+# off time and again.
+_DATES_BEHIND: Final = timedelta(days=7)
+_DATES_AHEAD: Final = timedelta(days=1)
+
+_CONDITIONS: Final[Mapping[str, str]] = {
+    "occasion_id": "occasion_id = :occasion_id",
+    "channel": "channel = CAST(:channel AS channel)",
+}
+
+_RANGE: Final = """
+    tenant_id = :tenant_id AND local_date BETWEEN :date_first AND :date_last
+    AND send_at >= CAST(:starts AS timestamptz) AND send_at < CAST(:ends AS timestamptz)"""
+
+# The range is read once, into the smallest cells there are; they are few, and added up each way.
+_COUNTS: Final = """
+WITH cells AS MATERIALIZED (
+    SELECT date_trunc(CAST(:unit AS text), send_at) AS bucket, occasion_id, channel, timezone, state,
+           count(*) AS messages
+    FROM message_log WHERE {range} GROUP BY 1, 2, 3, 4, 5
+)
+SELECT CASE WHEN grouping(bucket) = 0 THEN 'bucket' WHEN grouping(occasion_id) = 0 THEN 'occasion'
+            WHEN grouping(channel) = 0 THEN 'channel' WHEN grouping(timezone) = 0 THEN 'zone' ELSE 'all' END AS by,
+       bucket, occasion_id, CAST(channel AS text) AS channel, timezone, CAST(state AS text) AS state,
+       CAST(sum(messages) AS bigint) AS messages
+FROM cells
+GROUP BY GROUPING SETS ((state), (bucket, state), (occasion_id, state), (channel, state), (timezone, state))
+ORDER BY by, bucket, occasion_id, channel, timezone, state"""
+
+_LATENESS: Final = """
+SELECT occasion_id, CAST(channel AS text) AS channel, count(*) AS messages,
+       percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY late) AS percentiles, max(late) AS latest
+FROM (
+    SELECT occasion_id, channel, CAST(extract(epoch FROM accepted_at - send_at) AS double precision) AS late
+    FROM message_log WHERE {range} AND accepted_at IS NOT NULL
+) AS accepted
+GROUP BY occasion_id, channel ORDER BY occasion_id, channel"""
+
+_BOUND: Final = text("""
+SELECT set_config('statement_timeout', :timeout, true), set_config('work_mem', '64MB', true)""")
+
+_STANDING: Final = text("""
+SELECT least(
+           (SELECT min(send_at) FROM batches
+            WHERE tenant_id = :tenant_id AND state = 'pending' AND NOT held AND due_at <= :now),
+           (SELECT min(send_at) FROM batches WHERE tenant_id = :tenant_id AND state = 'enqueued'),
+           (SELECT min(send_at) FROM batches WHERE tenant_id = :tenant_id AND state = 'leased')
+       ) AS oldest_open,
+       (SELECT CASE WHEN count(*) = count(planned_through) THEN min(planned_through) END FROM occasions
+        WHERE tenant_id = :tenant_id AND active AND kind <> 'ad_hoc') AS planned_through""")
+
+
+class Interval(StrEnum):
+    """How long the pieces of time are that counts are given for; in UTC."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsFilter:
+    """Which messages are counted: those due from `starts` on and before `ends`; None: any."""
+
+    starts: datetime
+    ends: datetime
+    interval: Interval = Interval.HOUR
+    occasion_id: int | None = None
+    channel: Channel | None = None
+
+
+StateCounts = dict[MessageState, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Messages by state, in all and by each thing they may be told apart by."""
+
+    states: StateCounts
+    by_time: Mapping[datetime, StateCounts]
+    by_occasion: Mapping[int, StateCounts]
+    by_channel: Mapping[Channel, StateCounts]
+    by_zone: Mapping[str, StateCounts]
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """How long after they fell due the messages of an occasion on a channel were accepted, in seconds."""
+
+    occasion_id: int
+    channel: Channel
+    messages: int
+    p50_seconds: float
+    p95_seconds: float
+    p99_seconds: float
+    max_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a tenant's work stands: since when the oldest batch waits, and how far is planned.
+
+    `planned_through` None: an occasion was never planned, or there is none.
+    """
+
+    oldest_open: datetime | None
+    planned_through: datetime | None
+
+
+def bound(connection: Connection, longest: timedelta) -> None:
+    """Let no statement of this transaction run longer."""
+    connection.execute(_BOUND, {"timeout": f"{int(longest.total_seconds() * 1000)}ms"})
+
+
+def count(connection: Connection, tenant_id: int, wanted: StatisticsFilter) -> Counted:
+    """Count the messages of a range."""
+    by_time: dict[datetime, StateCounts] = {}
+    by_occasion: dict[int, StateCounts] = {}
+    by_channel: dict[Channel, StateCounts] = {}
+    by_zone: dict[str, StateCounts] = {}
+    states: StateCounts = {}
+    for row in connection.execute(_statement(_COUNTS, _names(wanted)), _parameters(tenant_id, wanted)):
+        match row.by:
+            case "bucket":
+                counts = by_time.setdefault(row.bucket, {})
+            case "occasion":
+                counts = by_occasion.setdefault(row.occasion_id, {})
+            case "channel":
+                counts = by_channel.setdefault(Channel(row.channel), {})
+            case "zone":
+                counts = by_zone.setdefault(row.timezone, {})
+            case _:
+                counts = states
+        counts[MessageState(row.state)] = row.messages
+    return Counted(states, by_time, by_occasion, by_channel, by_zone)
+
+
+def lateness(connection: Connection, tenant_id: int, wanted: StatisticsFilter) -> list[Lateness]:
+    """How late the messages of a range were that were accepted."""
+    rows = connection.execute(_statement(_LATENESS, _names(wanted)), _parameters(tenant_id, wanted))
+    return [_lateness(*row) for row in rows]
+
+
+def _lateness(
+    occasion_id: int, channel: str, messages: int, percentiles: Sequence[float], latest: float
+) -> Lateness:
+    p50, p95, p99 = percentiles
+    return Lateness(occasion_id, Channel(channel), messages, p50, p95, p99, latest)
+
+
+def standing(connection: Connection, tenant_id: int, *, now: datetime) -> Standing:
+    """How things stand at `now`."""
+    row = connection.execute(_STANDING, {"tenant_id": tenant_id, "now": now}).one()
+    return Standing(row.oldest_open, row.planned_through)
+
+
+def dates_of(starts: datetime, ends: datetime) -> tuple[date, date]:
+    """The local dates on which messages may lie that fall due in a range."""
+    return (starts - _DATES_BEHIND).date(), (ends + _DATES_AHEAD).date()
+
+
+def _names(wanted: StatisticsFilter) -> tuple[str, ...]:
+    return tuple(name for name in _CONDITIONS if getattr(wanted, name) is not None)
+
+
+def _parameters(tenant_id: int, wanted: StatisticsFilter) -> dict[str, Any]:
+    first, last = dates_of(wanted.starts, wanted.ends)
+    return {
+        "tenant_id": tenant_id,
+        "date_first": first,
+        "date_last": last,
+        "starts": wanted.starts,
+        "ends": wanted.ends,
+        "unit": wanted.interval.value,
+        "occasion_id": wanted.occasion_id,
+        "channel": None if wanted.channel is None else wanted.channel.value,
+    }
+
+
+@cache
+def _statement(template: str, names: Sequence[str]) -> TextClause:
+    return text(template.format(range=" AND ".join([_RANGE, *(_CONDITIONS[name] for name in names)])))
