@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Blueprint, Response
 from sqlalchemy import Connection
@@ -25,11 +25,20 @@ from scheduler.domain.occasion import Channel
 from scheduler.errors import NotFound
 from scheduler.operations import Operations
 from scheduler.provider_settings import ProviderEntry, ProviderPlan
-from scheduler.store import circuits, provider_holds
+from scheduler.store import batch_queries, circuits, provider_holds
+from scheduler.store.batch_queries import BOUND_WITHIN
 from scheduler.store.circuits import StoredCircuit
 from scheduler.store.provider_holds import ProviderHold
 
 providers = Blueprint("providers", __name__, url_prefix="/api/v1/providers")
+
+
+class _Known(NamedTuple):
+    """What the database has of the providers."""
+
+    circuits: Sequence[StoredCircuit]
+    holds: Mapping[str, ProviderHold]
+    bound: Mapping[str, int]
 
 
 @providers.get("")
@@ -42,11 +51,11 @@ def list_providers() -> Response:
     read_query(NoQuery)
     plan = services().settings.provider_plan
     with services().reading() as connection:
-        told, holds = circuits.all_circuits(connection), provider_holds.all_holds(connection)
+        known = _read(connection)
     return json_answer(
         {
             "channels": [_channel_as_json(plan, channel) for channel in Channel],
-            "providers": [_as_json(entry, told, holds) for entry in plan.providers.values()],
+            "providers": [_as_json(entry, known) for entry in plan.providers.values()],
         }
     )
 
@@ -113,8 +122,16 @@ def _operations() -> Operations:
 
 
 def _answer(connection: Connection, entry: ProviderEntry) -> Response:
-    told, holds = circuits.all_circuits(connection), provider_holds.all_holds(connection)
-    return json_answer({"provider": _as_json(entry, told, holds)})
+    return json_answer({"provider": _as_json(entry, _read(connection))})
+
+
+def _read(connection: Connection) -> _Known:
+    due_by = services().clock.now() + BOUND_WITHIN
+    return _Known(
+        circuits.all_circuits(connection),
+        provider_holds.all_holds(connection),
+        batch_queries.count_bound(connection, due_by=due_by),
+    )
 
 
 def _channel_as_json(plan: ProviderPlan, channel: Channel) -> dict[str, Any]:
@@ -127,11 +144,9 @@ def _channel_as_json(plan: ProviderPlan, channel: Channel) -> dict[str, Any]:
     }
 
 
-def _as_json(
-    entry: ProviderEntry, told: Sequence[StoredCircuit], holds: Mapping[str, ProviderHold]
-) -> dict[str, Any]:
-    own = [asdict(circuit) for circuit in told if circuit.provider == entry.name]
-    hold = holds.get(entry.name)
+def _as_json(entry: ProviderEntry, known: _Known) -> dict[str, Any]:
+    own = [asdict(circuit) for circuit in known.circuits if circuit.provider == entry.name]
+    hold = known.holds.get(entry.name)
     return {
         "name": entry.name,
         "kind": entry.kind,
@@ -139,6 +154,7 @@ def _as_json(
         "messages_per_second": entry.messages_per_second,
         "concurrency": entry.concurrency,
         "hold": None if hold is None else _without_provider(asdict(hold)),
+        "bound_messages": known.bound.get(entry.name, 0),
         "circuits": [_without_provider(each) for each in own],
     }
 

@@ -27,7 +27,7 @@ from sqlalchemy import Connection, Engine
 from scheduler.domain.occasion import Occasion
 from scheduler.errors import Conflict, InvalidInput
 from scheduler.planner import GoOn, Planner, always
-from scheduler.store import batches, locks, occasion_groups, occasions, users
+from scheduler.store import batch_holds, locks, occasion_groups, occasions, users
 from scheduler.store.database import in_transaction
 from scheduler.store.planning import Replanned
 from scheduler.texts.checking import check_texts
@@ -83,9 +83,9 @@ class OccasionEdits:
             raise InvalidInput(mistakes)
         occasions.change(connection, occasion, now=now, replans=_plan_differently(before, occasion))
         if before.paused_at is not None and not occasion.active:
-            batches.release(connection, occasion.id)
+            batch_holds.release(connection, occasion.id)
         if before.priority is not occasion.priority:
-            batches.reprioritise(connection, occasion.id, occasion.priority)
+            batch_holds.reprioritise(connection, occasion.id, occasion.priority)
 
     def replan(self, occasion: Occasion, *, go_on: GoOn = always) -> OccasionReplanned:
         """Replan everyone for an occasion that was changed, or as many as it may `go_on` for."""

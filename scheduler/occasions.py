@@ -38,7 +38,7 @@ from scheduler.domain.occasion_input import (
 from scheduler.errors import Conflict, DaybreakError, InvalidInput, NotFound, VersionConflict
 from scheduler.occasion_edits import OccasionEdits
 from scheduler.planner import GoOn, Planner
-from scheduler.store import audit, backlogs, batches, locks, messages, occasion_groups, occasions
+from scheduler.store import audit, backlogs, batch_holds, batches, locks, messages, occasion_groups, occasions
 from scheduler.store.backlogs import Backlog
 from scheduler.store.batches import Counts
 from scheduler.store.database import in_transaction
@@ -220,7 +220,7 @@ class Occasions:
             if before.paused_at is not None:
                 return before
             occasions.set_paused(connection, before.id, now, now=now)
-            batches.hold(connection, before.id)
+            batch_holds.hold(connection, before.id)
             self._add_audit(connection, actor, "pause", key, {"paused_at": None}, {"paused_at": now}, now)
             return _find(connection, actor.tenant_id, key)
 
@@ -254,7 +254,7 @@ class Occasions:
             if before.paused_at is None:
                 return before
             occasions.set_paused(connection, before.id, None, now=now)
-            batches.release(connection, before.id)
+            batch_holds.release(connection, before.id)
             after = {
                 "paused_at": None,
                 "backlog": choice,
@@ -322,10 +322,10 @@ class Occasions:
         if not occasions.is_paused(connection, occasion_id):
             return []
         skipped = []
-        for batch in batches.held_due(connection, occasion_id, now=now, most=_SKIPPED_AT_ONCE):
+        for batch in batch_holds.held_due(connection, occasion_id, now=now, most=_SKIPPED_AT_ONCE):
             skipped.append(messages.skip(connection, batch))
             batches.count(connection, batch.id, Counts(cancelled=skipped[-1]))
-            batches.release_one(connection, batch.id)
+            batch_holds.release_one(connection, batch.id)
         return skipped
 
     def _backlog(self, connection: Connection, occasion: Occasion, now: datetime) -> Backlog:

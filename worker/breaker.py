@@ -227,14 +227,22 @@ class Circuit:
         now = self._clock.monotonic()
         self._excuses_refusals = now - self._closed_at >= self._policy.reset_seconds
         self._probe_due = now + self._policy.reset_seconds
-        # Nobody but a person can put right that we are refused.
-        level = "ERROR" if failure.kind is FailureKind.PROVIDER else "WARNING"
         self._category = failure.category
+        self._tell(failure)
         self._count_opening()
-        self._log(level, "circuit_opened", category=failure.category, kind=failure.kind.value)
+
+    def _tell(self, failure: Failed) -> None:
+        """Say so loudly once an opening: each probe that fails is a line for those who look."""
+        about = {"category": failure.category, "kind": failure.kind.value}
         if failure.kind is FailureKind.PROVIDER and not self._is_refusal_told:
+            # Nobody but a person can put right that we are refused.
             self._is_refusal_told = True
+            self._log("ERROR", "circuit_opened", **about)
             self._listener.refused(Refusal(self.provider, failure.category, failure.detail))
+        elif self._is_in_opening:
+            self._log("INFO", "circuit_probe_failed", probes=self._failed_probes, **about)
+        else:
+            self._log("WARNING", "circuit_opened", **about)
 
     def _count_opening(self) -> None:
         """Count it, unless it is a probe that has failed."""

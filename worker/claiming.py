@@ -10,6 +10,7 @@ unsubscribes, quiet hours and frequency caps are sorted out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,10 +23,21 @@ from scheduler.clock import Clock
 from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import Occasion
 from scheduler.planner import Planner
-from scheduler.store import batches, contact_rules, endings, failures, messages, occasions, users
+from scheduler.store import (
+    batch_holds,
+    batches,
+    contact_rules,
+    endings,
+    failures,
+    further_batches,
+    messages,
+    occasions,
+    users,
+)
 from scheduler.store.batches import Counts, LeasedBatch
 from scheduler.store.contact_rules import GroupLimit
 from scheduler.texts.message_texts import needs_details
+from worker.channels.failover import choose, providers_of
 from worker.channels.port import Provider
 from worker.claims import ReadyMessage, SortedClaims, sort_claims
 from worker.policy import DeliveryPolicy
@@ -62,21 +74,23 @@ class Claimer:
         """Claim what is still to be sent, or hand the batch back (None) while its provider takes nothing, or its
         occasion may not be sent.
 
-        Raises LeaseLost.
+        The batch notes which provider the delivery that follows may give its messages to. Raises LeaseLost.
         """
         now = self._clock.now()
-        batches.fence(connection, batch)
+        batches.fence(connection, batch, provider=choose(provider))
         occasion = occasions.by_id(connection, [batch.occasion_id])[batch.occasion_id]
         if occasion.is_withheld:
             self._withhold(connection, batch, occasion, now)
             return None
         if now > self._policy.latest_at(occasion, batch):
+            self._record_unanswered(connection, batch, provider, now)
             late = endings.end_late(connection, batch, now=now)
             batches.count(connection, batch.id, late)
             return ClaimedBatch(occasion, counts=late)
         if due_again := provider.pauses_until():
-            batches.hand_back(connection, batch, Counts(), due_at=due_again)
+            batches.hand_back(connection, batch, Counts(), due_at=due_again, provider=batch.provider)
             return None
+        self._record_unanswered(connection, batch, provider, now)
         ended = self._end_unanswered(connection, batch, occasion, now)
         claims = self._claim(connection, batch, occasion, now)
         ended += Counts(cancelled=sum(map(len, claims.cancelled.values())))
@@ -87,7 +101,7 @@ class Claimer:
             ended,
             _not_sent(claims),
             has_stale=bool(claims.stale),
-            bound_to=self._bound_to(connection, batch, claims.ready),
+            bound_to=self._bound_to(connection, batch, claims.ready, provider),
         )
 
     def _withhold(
@@ -95,10 +109,18 @@ class Claimer:
     ) -> None:
         """Send nothing of an occasion that pauses, or whose newest edit is still being replanned."""
         rest = _REPLANNING_REST if occasion.replan_from else timedelta()
-        batches.hand_back(connection, batch, Counts(), due_at=max(batch.due_at, now + rest))
+        due_at = max(batch.due_at, now + rest)
+        batches.hand_back(connection, batch, Counts(), due_at=due_at, provider=batch.provider)
         # Read again and locked: who resumes at this moment releases what is held, and must not miss this one.
         if occasions.is_paused(connection, occasion.id):
-            batches.hold(connection, occasion.id)
+            batch_holds.hold(connection, occasion.id)
+
+    def _record_unanswered(
+        self, connection: Connection, batch: LeasedBatch, provider: Provider, now: datetime
+    ) -> None:
+        """Keep which provider may have accepted what a lost worker held: no other is given it."""
+        if batch.lease_token > 1:
+            endings.record_unanswered(connection, batch, providers_of(provider), now=now)
 
     def _end_unanswered(
         self, connection: Connection, batch: LeasedBatch, occasion: Occasion, now: datetime
@@ -152,7 +174,7 @@ class Claimer:
             messages.cancel(connection, batch, user_ids, reason=reason)
         for deferral, user_ids in sorted(claims.deferred.items()):
             messages.defer(connection, batch, user_ids, until=deferral.until)
-            batches.add_deferred(
+            further_batches.add_deferred(
                 connection, batch, user_ids, attempt=deferral.attempt, until=deferral.until, now=now
             )
         if claims.stale:
@@ -168,12 +190,23 @@ class Claimer:
         logger.bind(batch_id=batch.id, users=len(user_ids)).info("stale_messages_replanned")
 
     def _bound_to(
-        self, connection: Connection, batch: LeasedBatch, ready: Sequence[ReadyMessage]
+        self,
+        connection: Connection,
+        batch: LeasedBatch,
+        ready: Sequence[ReadyMessage],
+        provider: Provider,
     ) -> Mapping[int, str]:
+        """Who may have accepted an earlier attempt, as long as the channel has that provider."""
         again = [message.recipient.id for message in ready if message.attempt > 1]
-        if not again or batch.channel not in self._policy.failover_channels:
+        present = providers_of(provider)
+        if not again or len(present) == 1:
             return {}
-        return failures.last_unknown(connection, batch, again)
+        known = failures.last_unknown(connection, batch, again)
+        for gone, number in sorted(Counter(name for name in known.values() if name not in present).items()):
+            logger.bind(channel=batch.channel.value, provider=gone, messages=number).warning(
+                "provider_of_unknown_outcomes_gone"
+            )
+        return {user_id: name for user_id, name in known.items() if name in present}
 
 
 def _not_sent(claims: SortedClaims) -> Mapping[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from typing import NamedTuple
 
 from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import Channel
@@ -16,8 +17,7 @@ from scheduler.store.messages import ClaimedMessage
 from scheduler.store.users import Recipient
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyMessage:
+class ReadyMessage(NamedTuple):
     """A message to send, and to whom."""
 
     recipient: Recipient

@@ -23,8 +23,6 @@ class DeliveryPolicy:
     quiet_hours: QuietHours | None = None
     hold_channels: frozenset[Channel] = frozenset()
     """Where a message that may have been accepted is not sent again by itself, but becomes a dead letter."""
-    failover_channels: frozenset[Channel] = frozenset()
-    """Those with several providers: a message that may have been accepted stays with the one that had it."""
 
     def lateness_limit_of(self, occasion: Occasion) -> timedelta:
         """How late its messages may be."""

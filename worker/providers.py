@@ -10,7 +10,7 @@ services need not wait for what those import.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -97,9 +97,9 @@ class ProviderSet:
         return [shared.circuit for shared in self._shared.values()]
 
     @property
-    def routes(self) -> Mapping[str, Sequence[str]]:
-        """The names of each channel's providers, in order; for the logs."""
-        return {channel.value: self._route(channel).providers for channel in self.channels}
+    def described(self) -> str:
+        """Each channel and its providers in order, such as `email=ses>smtp sms=twilio`; for the logs."""
+        return " ".join(f"{channel}={'>'.join(self._route(channel).providers)}" for channel in self.channels)
 
     @property
     def channels(self) -> list[Channel]:
@@ -110,11 +110,6 @@ class ProviderSet:
     def channels_without(self) -> list[Channel]:
         """The channels that have none: their batches wait."""
         return [channel for channel in Channel if channel not in self._plan.routes]
-
-    @property
-    def failover_channels(self) -> frozenset[Channel]:
-        """The channels with more than one provider."""
-        return frozenset(channel for channel in self.channels if len(self._route(channel).providers) > 1)
 
     @property
     def hold_channels(self) -> frozenset[Channel]:
@@ -128,7 +123,11 @@ class ProviderSet:
     def for_thread(self) -> Mapping[Channel, Provider]:
         """The provider of each channel for one more thread, which is to close them. Raises ConfigurationError."""
         guarded = {name: self._guarded(name) for name in self._builds}
-        return {channel: _in_order(channel, self._route(channel), guarded) for channel in self.channels}
+        return {channel: self._in_order(channel, guarded) for channel in self.channels}
+
+    def _in_order(self, channel: Channel, guarded: Mapping[str, CircuitProvider]) -> Provider:
+        providers = [guarded[name] for name in self._route(channel).providers]
+        return providers[0] if len(providers) == 1 else FailoverProvider(channel, providers, self._clock)
 
     def _guarded(self, name: str) -> CircuitProvider:
         shared = self._shared[name]
@@ -180,8 +179,3 @@ def _rate(entry: ProviderEntry, engine: Engine, clock: Clock) -> Rate | None:
 
 def _slots(entry: ProviderEntry) -> RequestSlots | None:
     return None if entry.concurrency is None else RequestSlots(entry.concurrency)
-
-
-def _in_order(channel: Channel, route: ChannelRoute, guarded: Mapping[str, CircuitProvider]) -> Provider:
-    providers = [guarded[name] for name in route.providers]
-    return providers[0] if len(providers) == 1 else FailoverProvider(channel, providers)

@@ -17,10 +17,14 @@ from worker.claims import ReadyMessage
 
 @dataclass(frozen=True, slots=True, order=True)
 class Retry:
-    """The messages that share a retry batch: the same number of attempts behind them, due at one instant."""
+    """The messages that share a retry batch: the same number of attempts behind them, due at one instant, and of
+    the same provider where that may have accepted them.
+    """
 
     due_at: datetime
     attempt: int
+    provider: str = ""
+    """Who may have accepted them; empty: nobody has."""
 
 
 @dataclass(slots=True)
@@ -52,9 +56,8 @@ def sort_outcomes(
     result = BatchResult()
     for message, outcome in outcomes:
         match outcome:
-            case Accepted(at, refusals):
+            case Accepted(at):
                 result.accepted[message.recipient.id] = at
-                result.failed += [_attempt(message, refusal) for refusal in refusals]
             case NotAttempted(retry_at):
                 result.handed_back.append(message.recipient.id)
                 if retry_at is not None:
@@ -70,7 +73,7 @@ def _sort_failure(
 ) -> None:
     """`policy` is None where the message is not to be tried again in any case."""
     attempt = _attempt(message, failure)
-    result.failed += [*(_attempt(message, refusal) for refusal in failure.refusals), attempt]
+    result.failed.append(attempt)
     if policy is not None and _is_excused(message, failure):
         result.handed_back.append(message.recipient.id)
         return
@@ -82,7 +85,8 @@ def _sort_failure(
     else:
         # Whole seconds, so that the failures of one batch can share a batch again.
         due_at = failure.at.replace(microsecond=0) + decision.retry_in
-        result.retries[Retry(due_at, message.attempt)].append(message.recipient.id)
+        may_have_it = failure.provider if failure.kind is FailureKind.UNKNOWN else ""
+        result.retries[Retry(due_at, message.attempt, may_have_it)].append(message.recipient.id)
 
 
 def _attempt(message: ReadyMessage, failure: Failed) -> FailedAttempt:

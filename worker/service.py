@@ -86,7 +86,7 @@ class Worker:
         loops = [self._loop(number, each, planner, broker) for number, each in enumerate(providers)]
         for thread in (self._keeper, self._alerts, self._reporter):
             thread.start()
-        logger.bind(worker=self._name, threads=len(loops), providers=self._providers.routes).info(
+        logger.bind(worker=self._name, threads=len(loops), channels=self._providers.described).info(
             "worker_started"
         )
         try:
@@ -102,11 +102,7 @@ class Worker:
     def _loop(
         self, number: int, providers: Mapping[Channel, Provider], planner: Planner, broker: Broker
     ) -> DeliveryLoop:
-        policy = replace(
-            delivery_policy(self._settings),
-            hold_channels=self._providers.hold_channels,
-            failover_channels=self._providers.failover_channels,
-        )
+        policy = replace(delivery_policy(self._settings), hold_channels=self._providers.hold_channels)
         deliverer = Deliverer(
             self._engine, planner, providers, policy, self._clock, Random(), renderer_for(self._settings)
         )

@@ -60,6 +60,8 @@ class ProviderAnswer(BaseModel):
     messages_per_second: float | None
     concurrency: int | None
     hold: HoldAnswer | None
+    bound_messages: int
+    """About how many messages wait for it alone: it may have accepted them already, and no other is given them."""
     circuits: list[CircuitAnswer]
 
 

@@ -20,7 +20,8 @@ from scheduler.errors import NotFound
 from scheduler.operations import Operations
 from scheduler.provider_settings import ProviderEntry, ProviderPlan
 from scheduler.settings import Settings
-from scheduler.store import circuits, provider_holds
+from scheduler.store import batch_queries, circuits, provider_holds
+from scheduler.store.batch_queries import BOUND_WITHIN
 from scheduler.store.circuits import StoredCircuit
 from scheduler.store.provider_holds import ProviderHold
 
@@ -46,9 +47,9 @@ def providers(context: click.Context, as_json: bool, check: bool) -> None:
     settings = begin_command()
     _check(settings)
     plan = settings.provider_plan
-    told, holds = ([], {}) if check else _told(settings)
+    told, holds, bound = ([], {}, {}) if check else _told(settings)
     if as_json:
-        click.echo(json.dumps(_fields(plan, told, holds), default=str))
+        click.echo(json.dumps(_fields(plan, told, holds, bound), default=str))
         return
     click.echo(table(("CHANNEL", "PROVIDERS IN ORDER", "UNKNOWN OUTCOME"), _channels(plan)))
     click.echo()
@@ -59,6 +60,9 @@ def providers(context: click.Context, as_json: bool, check: bool) -> None:
     for hold in holds.values():
         held = click.style(f"{hold.provider} is on hold", fg="red")
         click.echo(f"{held} since {hold.held_at:%Y-%m-%d %H:%M} UTC by {hold.held_by}: {hold.reason}")
+    for name, messages in sorted(bound.items()):
+        gone = "" if name in plan.providers else ", which no channel has any more"
+        click.echo(f"{messages} messages wait for {name} alone{gone}: it may have accepted them already")
 
 
 @providers.command()
@@ -96,13 +100,15 @@ def _operating(name: str) -> Iterator[Operations]:
         yield Operations(engine, SystemClock(), found.retry_max_attempts)
 
 
-def _told(settings: Settings) -> tuple[list[StoredCircuit], Mapping[str, ProviderHold]]:
+def _told(settings: Settings) -> tuple[list[StoredCircuit], Mapping[str, ProviderHold], Mapping[str, int]]:
+    due_by = SystemClock().now() + BOUND_WITHIN
     with (
         usable_database(settings, say, create=False) as found,
         engine_on(found, "command") as engine,
         engine.connect() as connection,
     ):
-        return circuits.all_circuits(connection), provider_holds.all_holds(connection)
+        bound = batch_queries.count_bound(connection, due_by=due_by)
+        return circuits.all_circuits(connection), provider_holds.all_holds(connection), bound
 
 
 def _check(settings: Settings) -> None:
@@ -150,7 +156,10 @@ def _rough(duration: timedelta) -> str:
 
 
 def _fields(
-    plan: ProviderPlan, told: Sequence[StoredCircuit], holds: Mapping[str, ProviderHold]
+    plan: ProviderPlan,
+    told: Sequence[StoredCircuit],
+    holds: Mapping[str, ProviderHold],
+    bound: Mapping[str, int],
 ) -> dict[str, Any]:
     """For a program: the parts that hold no option of a provider."""
     return {
@@ -172,6 +181,7 @@ def _fields(
             for entry in plan.providers.values()
         ],
         "circuits": [_instants(circuit) for circuit in told],
+        "bound_messages": dict(bound),
         "holds": [asdict(hold) | {"held_at": hold.held_at.isoformat()} for hold in holds.values()],
     }
 

@@ -15,10 +15,20 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from scheduler.domain.occasion import Channel
 from scheduler.domain.transition import Transition
+
+_QUEUES: Final = MappingProxyType(
+    {Channel.EMAIL: 0, Channel.SMS: 10, Channel.PUSH: 20, Channel.WEBHOOK: 30, Channel.IN_APP: 40}
+)
 
 MAX_BATCH_SIZE: Final = 500
 """Messages in one batch, at the most."""
+
+
+def first_queue(channel: Channel) -> int:
+    """The number of a channel's most urgent queue; those of its other priorities follow, within the same ten."""
+    return _QUEUES[channel]
 
 
 class BatchState(StrEnum):

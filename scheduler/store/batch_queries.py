@@ -11,6 +11,9 @@ from sqlalchemy import Connection, text
 from scheduler.domain.occasion import Channel, Priority
 from scheduler.store.batches import BatchReference, Queue, references
 
+BOUND_WITHIN: Final = timedelta(hours=1)
+"""How soon at the latest what waits for a provider that is away is due to be tried again."""
+
 _NEXT_LAPSE: Final = text("""
 SELECT least(
     (SELECT min(lease_expires_at) FROM batches WHERE state = 'leased'),
@@ -29,6 +32,14 @@ FROM batches WHERE state = 'enqueued' AND enqueued_at >= :since ORDER BY enqueue
 _COUNT_WAITING: Final = text("""
 SELECT CAST(channel AS text) AS channel, CAST(priority AS text) AS priority, count(*) AS waiting
 FROM batches WHERE state = 'enqueued' AND enqueued_at < :enqueued_before GROUP BY 1, 2""")
+
+# What a lapsed lease left behind, what was handed back to be given to one only, and retries of unknown outcome.
+_COUNT_BOUND: Final = text("""
+SELECT provider, sum(greatest(0, cardinality(user_ids) - sent_count - retried_count - dead_count - expired_count
+                                 - cancelled_count)) AS messages
+FROM batches
+WHERE (state = 'pending' AND NOT held AND due_at <= :due_by OR state = 'enqueued') AND provider IS NOT NULL
+GROUP BY provider""")
 
 
 def next_lapse(connection: Connection, *, lateness_limit: timedelta) -> datetime | None:
@@ -52,3 +63,8 @@ def count_waiting(connection: Connection, *, enqueued_before: datetime) -> Mappi
     """How many batches enqueued before an instant nobody has leased yet, by queue; only queues with some."""
     rows = connection.execute(_COUNT_WAITING, {"enqueued_before": enqueued_before})
     return {Queue(Channel(row.channel), Priority(row.priority)): row.waiting for row in rows}
+
+
+def count_bound(connection: Connection, *, due_by: datetime) -> Mapping[str, int]:
+    """By provider: about how many messages due by then wait for it alone, as it may have accepted them already."""
+    return {row.provider: int(row.messages) for row in connection.execute(_COUNT_BOUND, {"due_by": due_by})}

@@ -7,15 +7,15 @@ lapsed changes nothing (a fencing token; Kleppmann, "How to do distributed locki
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, astuple, dataclass
 from datetime import date, datetime, timedelta
 from operator import add
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, text
 
-from scheduler.domain.batch import BATCH_TRANSITIONS, BatchEvent
+from scheduler.domain.batch import BATCH_TRANSITIONS, BatchEvent, first_queue
 from scheduler.domain.occasion import Channel, Priority
 from scheduler.errors import LeaseLost
 
@@ -34,10 +34,10 @@ _TO_PENDING, _MAY_HAND_BACK = _move(BatchEvent.HAND_BACK)
 _TO_LAPSED, _ = _move(BatchEvent.LAPSE)
 _TO_EXPIRED, _ = _move(BatchEvent.EXPIRE)
 
-_LEASED_COLUMNS: Final = """
+LEASED_COLUMNS: Final = """
     b.id, b.lease_token, b.lease_expires_at, b.tenant_id, b.occasion_id, b.local_date, b.slot,
     CAST(b.channel AS text) AS channel, CAST(b.priority AS text) AS priority, b.send_at, b.due_at, b.attempt,
-    b.max_attempts, b.user_ids"""
+    b.max_attempts, b.provider, b.user_ids"""
 
 _LEASE: Final = f"""
     {_TO_LEASED}, lease_token = lease_token + 1, lease_expires_at = :expires_at, leased_by = :worker"""
@@ -54,57 +54,58 @@ _NEXT_DUE: Final = text(f"SELECT min(due_at) FROM batches WHERE {_MAY_ENQUEUE} A
 
 _LEASE_OLDEST: Final = text(f"""
 WITH oldest AS MATERIALIZED (
-    SELECT id FROM batches WHERE {_MAY_LEASE} AND channel = CAST(:channel AS channel)
-    ORDER BY channel, priority, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    SELECT id FROM batches WHERE {_MAY_LEASE} AND queue BETWEEN :queue AND :queue + 9
+    ORDER BY queue, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 UPDATE batches b SET {_LEASE} FROM oldest WHERE b.id = oldest.id
-RETURNING {_LEASED_COLUMNS}""")
+RETURNING {LEASED_COLUMNS}""")
 
 # The first of each channel, and of those the most urgent: an index has the former, nothing the latter.
 _LEASE_WAITING: Final = text(f"""
 WITH waiting AS MATERIALIZED (
     SELECT first.id
-    FROM unnest(CAST(:channels AS channel[])) AS wanted (channel)
+    FROM unnest(CAST(:queues AS smallint[])) AS wanted (queue)
     CROSS JOIN LATERAL (
         SELECT id, priority, send_at FROM batches
-        WHERE {_MAY_LEASE} AND channel = wanted.channel AND enqueued_at < :enqueued_before
-        ORDER BY channel, priority, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+        WHERE {_MAY_LEASE} AND queue BETWEEN wanted.queue AND wanted.queue + 9 AND enqueued_at < :enqueued_before
+        ORDER BY queue, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS first
     ORDER BY first.priority, first.send_at, first.id LIMIT 1
 )
 UPDATE batches b SET {_LEASE} FROM waiting WHERE b.id = waiting.id
-RETURNING {_LEASED_COLUMNS}""")
+RETURNING {LEASED_COLUMNS}""")
 
 # What comes before the batch whose reference is in hand: more urgent, or due earlier.
 _LEASE_AHEAD: Final = text(f"""
 WITH hand AS MATERIALIZED (
-    SELECT priority, send_at, id FROM batches WHERE id = :than
+    SELECT mod(queue, CAST(10 AS smallint)) AS place, send_at, id FROM batches WHERE id = :than
 ),
 waiting AS MATERIALIZED (
     SELECT first.id
-    FROM hand CROSS JOIN unnest(CAST(:channels AS channel[])) AS wanted (channel)
+    FROM hand CROSS JOIN unnest(CAST(:queues AS smallint[])) AS wanted (queue)
     CROSS JOIN LATERAL (
         SELECT id, priority, send_at FROM batches
-        WHERE {_MAY_LEASE} AND channel = wanted.channel AND enqueued_at <= :now
-          AND (priority, send_at, id) < (hand.priority, hand.send_at, hand.id)
-        ORDER BY channel, priority, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+        WHERE {_MAY_LEASE} AND queue >= wanted.queue AND enqueued_at <= :now
+          AND (queue, send_at, id) < (wanted.queue + hand.place, hand.send_at, hand.id)
+        ORDER BY queue, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS first
     ORDER BY first.priority, first.send_at, first.id LIMIT 1
 )
 UPDATE batches b SET {_LEASE} FROM waiting WHERE b.id = waiting.id
-RETURNING {_LEASED_COLUMNS}""")
+RETURNING {LEASED_COLUMNS}""")
 
 _LEASE_ONE: Final = text(f"""
 UPDATE batches b SET {_LEASE} WHERE id = :id AND {_MAY_LEASE}
-RETURNING {_LEASED_COLUMNS}""")
+RETURNING {LEASED_COLUMNS}""")
 
 _RENEW: Final = text(f"""
 UPDATE batches SET lease_expires_at = :expires_at
 WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
 
-# Others may read and nobody may change the batch until the transaction ends.
+# Nobody else may change the batch until the transaction ends.
 _FENCE: Final = text(f"""
-SELECT 1 FROM batches WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH} FOR SHARE""")
+UPDATE batches SET provider = :provider
+WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
 
 _IS_FINISHED: Final = text("""
 SELECT 1 FROM batches WHERE id = :id AND lease_token = :lease_token AND state = 'done'""")
@@ -119,20 +120,9 @@ WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
 
 _HAND_BACK: Final = text(f"""
 UPDATE batches
-SET {_TO_PENDING}, lease_expires_at = NULL, leased_by = NULL, enqueued_at = NULL, due_at = :due_at, {_COUNTS}
+SET {_TO_PENDING}, lease_expires_at = NULL, leased_by = NULL, enqueued_at = NULL, due_at = :due_at,
+    provider = :provider, {_COUNTS}
 WHERE id = :id AND lease_token = :lease_token AND {_MAY_HAND_BACK}""")
-
-_HOLD: Final = text("""
-UPDATE batches SET held = true WHERE occasion_id = :occasion_id AND state = 'pending' AND NOT held""")
-_RELEASE: Final = text("UPDATE batches SET held = false WHERE occasion_id = :occasion_id AND held")
-_RELEASE_ONE: Final = text("UPDATE batches SET held = false WHERE id = :id AND held")
-
-_HELD_DUE: Final = text(f"""
-SELECT {_LEASED_COLUMNS} FROM batches b WHERE occasion_id = :occasion_id AND held AND send_at <= :now
-ORDER BY send_at LIMIT :most FOR UPDATE""")
-
-_REPRIORITISE: Final = text("""
-UPDATE batches SET priority = CAST(:priority AS priority) WHERE occasion_id = :occasion_id AND state = 'pending'""")
 
 
 def _lapse(condition: str, due_at: str) -> str:
@@ -168,16 +158,9 @@ WITH overdue AS MATERIALIZED (
     ORDER BY b.id LIMIT :most FOR UPDATE OF b SKIP LOCKED
 )
 UPDATE batches b SET {_TO_EXPIRED}, finished_at = :now FROM overdue WHERE b.id = overdue.id
-RETURNING {_LEASED_COLUMNS}""")
+RETURNING {LEASED_COLUMNS}""")
 
 _COUNT: Final = text(f"UPDATE batches SET {_COUNTS} WHERE id = :id")
-
-_ADD_RETRY: Final = text("""
-INSERT INTO batches
-    (tenant_id, occasion_id, local_date, slot, channel, priority, send_at, due_at, attempt, max_attempts, user_ids,
-     state, lease_token, sent_count, retried_count, dead_count, expired_count, cancelled_count, created_at)
-VALUES (:tenant_id, :occasion_id, :local_date, :slot, CAST(:channel AS channel), CAST(:priority AS priority), :send_at,
-        :due_at, :attempt, :max_attempts, CAST(:user_ids AS bigint[]), 'pending', 0, 0, 0, 0, 0, 0, :now)""")
 
 
 class Queue(NamedTuple):
@@ -215,6 +198,8 @@ class LeasedBatch:
     attempt: int
     max_attempts: int | None
     """None: as many as the retry policy allows; a replayed batch brings its own number."""
+    provider: str | None
+    """Which provider may have been given the messages that an earlier lease left behind; None: none was."""
     user_ids: tuple[int, ...]
 
 
@@ -257,8 +242,8 @@ def lease_oldest(
     connection: Connection, channel: Channel, *, worker: str, expires_at: datetime
 ) -> LeasedBatch | None:
     """Lease the most urgent enqueued batch of a channel: by priority, then by send time."""
-    parameters = {"channel": channel.value, "worker": worker, "expires_at": expires_at}
-    return _leased(connection.execute(_LEASE_OLDEST, parameters).one_or_none())
+    parameters = {"queue": first_queue(channel), "worker": worker, "expires_at": expires_at}
+    return leased_batch(connection.execute(_LEASE_OLDEST, parameters).one_or_none())
 
 
 def lease_waiting(
@@ -271,7 +256,7 @@ def lease_waiting(
 ) -> LeasedBatch | None:
     """Lease the most urgent batch of `channels` that was enqueued before an instant."""
     parameters = _waiting_parameters(channels, worker, expires_at) | {"enqueued_before": enqueued_before}
-    return _leased(connection.execute(_LEASE_WAITING, parameters).one_or_none())
+    return leased_batch(connection.execute(_LEASE_WAITING, parameters).one_or_none())
 
 
 def lease_ahead(
@@ -287,13 +272,13 @@ def lease_ahead(
     send time.
     """
     parameters = _waiting_parameters(channels, worker, expires_at) | {"than": than, "now": now}
-    return _leased(connection.execute(_LEASE_AHEAD, parameters).one_or_none())
+    return leased_batch(connection.execute(_LEASE_AHEAD, parameters).one_or_none())
 
 
 def lease(connection: Connection, batch_id: int, *, worker: str, expires_at: datetime) -> LeasedBatch | None:
     """Lease the batch a broker named; None if it is not waiting to be leased (a redelivery, say)."""
     parameters = {"id": batch_id, "worker": worker, "expires_at": expires_at}
-    return _leased(connection.execute(_LEASE_ONE, parameters).one_or_none())
+    return leased_batch(connection.execute(_LEASE_ONE, parameters).one_or_none())
 
 
 def renew(connection: Connection, batch: LeasedBatch, *, expires_at: datetime) -> None:
@@ -302,9 +287,15 @@ def renew(connection: Connection, batch: LeasedBatch, *, expires_at: datetime) -
     _require_lease(connection.execute(_RENEW, parameters).rowcount, batch)
 
 
-def fence(connection: Connection, batch: LeasedBatch) -> None:
-    """Keep a lease from changing hands until the transaction ends; raises LeaseLost if it is no longer held."""
-    _require_lease(len(connection.execute(_FENCE, _token_parameters(batch)).all()), batch)
+def fence(connection: Connection, batch: LeasedBatch, *, provider: str) -> None:
+    """Keep a lease from changing hands until the transaction ends, and note the provider that is to be given the
+    messages; raises LeaseLost if it is no longer held.
+
+    The note is committed with the claim, before anything is sent: should the worker be lost, it tells who may have
+    accepted what is left.
+    """
+    parameters = _token_parameters(batch) | {"provider": provider}
+    _require_lease(connection.execute(_FENCE, parameters).rowcount, batch)
 
 
 def is_finished(connection: Connection, batch: LeasedBatch) -> bool:
@@ -321,36 +312,20 @@ def finish(connection: Connection, batch: LeasedBatch, counts: Counts, *, now: d
     _require_lease(connection.execute(_FINISH, parameters).rowcount, batch)
 
 
-def hand_back(connection: Connection, batch: LeasedBatch, counts: Counts, *, due_at: datetime) -> None:
-    """Return a batch with messages still to be sent, due again at `due_at`; raises LeaseLost."""
-    parameters = _lease_parameters(batch, counts) | {"due_at": due_at}
+def hand_back(
+    connection: Connection,
+    batch: LeasedBatch,
+    counts: Counts,
+    *,
+    due_at: datetime,
+    provider: str | None = None,
+) -> None:
+    """Return a batch with messages still to be sent, due again at `due_at`; raises LeaseLost.
+
+    `provider` is the one that may have accepted some of them already; None: none has.
+    """
+    parameters = _lease_parameters(batch, counts) | {"due_at": due_at, "provider": provider}
     _require_lease(connection.execute(_HAND_BACK, parameters).rowcount, batch)
-
-
-def hold(connection: Connection, occasion_id: int) -> int:
-    """Hold the pending batches of an occasion that pauses: they are not enqueued until released; how many more."""
-    return connection.execute(_HOLD, {"occasion_id": occasion_id}).rowcount
-
-
-def release(connection: Connection, occasion_id: int) -> int:
-    """Let all held batches of an occasion go their way; what was due meanwhile is due now. Returns how many."""
-    return connection.execute(_RELEASE, {"occasion_id": occasion_id}).rowcount
-
-
-def release_one(connection: Connection, batch_id: int) -> None:
-    """Let one held batch go its way."""
-    connection.execute(_RELEASE_ONE, {"id": batch_id})
-
-
-def held_due(connection: Connection, occasion_id: int, *, now: datetime, most: int) -> list[LeasedBatch]:
-    """Up to `most` held batches of an occasion that were due by `now`, oldest first; locked."""
-    parameters = {"occasion_id": occasion_id, "now": now, "most": most}
-    return [batch for row in connection.execute(_HELD_DUE, parameters) if (batch := _leased(row))]
-
-
-def reprioritise(connection: Connection, occasion_id: int, priority: Priority) -> None:
-    """Let what is pending of an occasion wait in another queue from its enqueuing on."""
-    connection.execute(_REPRIORITISE, {"occasion_id": occasion_id, "priority": priority.value})
 
 
 def lapse_leases(connection: Connection, *, now: datetime) -> int:
@@ -374,7 +349,7 @@ def expire_overdue(
     unknown outcome: it is left to the next worker, who lets each message end as it must.
     """
     rows = connection.execute(_OVERDUE, {"now": now, "lateness_limit": lateness_limit, "most": most})
-    return [batch for row in rows if (batch := _leased(row))]
+    return [batch for row in rows if (batch := leased_batch(row))]
 
 
 def count(connection: Connection, batch_id: int, counts: Counts) -> None:
@@ -383,52 +358,12 @@ def count(connection: Connection, batch_id: int, counts: Counts) -> None:
         connection.execute(_COUNT, asdict(counts) | {"id": batch_id})
 
 
-def add_retry(
-    connection: Connection,
-    origin: LeasedBatch,
-    user_ids: Sequence[int],
-    *,
-    attempt: int,
-    due_at: datetime,
-    now: datetime,
-) -> None:
-    """A batch for messages of `origin` that are to be tried again at `due_at`, after `attempt` attempts."""
-    parameters = {
-        "tenant_id": origin.tenant_id,
-        "occasion_id": origin.occasion_id,
-        "local_date": origin.local_date,
-        "slot": origin.slot,
-        "channel": origin.channel.value,
-        "priority": origin.priority.value,
-        "send_at": origin.send_at,
-        "due_at": due_at,
-        "attempt": attempt,
-        "max_attempts": origin.max_attempts,
-        "user_ids": list(user_ids),
-        "now": now,
-    }
-    connection.execute(_ADD_RETRY, parameters)
-
-
-def add_deferred(
-    connection: Connection,
-    origin: LeasedBatch,
-    user_ids: Sequence[int],
-    *,
-    attempt: int,
-    until: datetime,
-    now: datetime,
-) -> None:
-    """A batch for messages of `origin` that quiet hours put off, after `attempt` attempts.
-
-    What lateness and claims go by is `until`, as if the messages had been planned for that instant.
-    """
-    put_off = replace(origin, send_at=until)
-    add_retry(connection, put_off, user_ids, attempt=attempt, due_at=until, now=now)
-
-
 def _waiting_parameters(channels: Collection[Channel], worker: str, expires_at: datetime) -> dict[str, Any]:
-    return {"channels": [channel.value for channel in channels], "worker": worker, "expires_at": expires_at}
+    return {
+        "queues": [first_queue(channel) for channel in channels],
+        "worker": worker,
+        "expires_at": expires_at,
+    }
 
 
 def _lease_parameters(batch: LeasedBatch, counts: Counts) -> dict[str, Any]:
@@ -444,7 +379,8 @@ def _require_lease(rows: int, batch: LeasedBatch) -> None:
         raise LeaseLost(batch.id)
 
 
-def _leased(row: Row[Any] | None) -> LeasedBatch | None:
+def leased_batch(row: Row[Any] | None) -> LeasedBatch | None:
+    """A row with `LEASED_COLUMNS` as a batch."""
     if row is None:
         return None
     return LeasedBatch(
@@ -461,5 +397,6 @@ def _leased(row: Row[Any] | None) -> LeasedBatch | None:
         due_at=row.due_at,
         attempt=row.attempt,
         max_attempts=row.max_attempts,
+        provider=row.provider,
         user_ids=tuple(row.user_ids),
     )

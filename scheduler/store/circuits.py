@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from scheduler.domain.batch import first_queue
 from scheduler.domain.occasion import Channel
 
 _TELL: Final = text("""
@@ -29,10 +30,11 @@ _ALL: Final = text("""
 SELECT process, provider, state, since, seen_at, openings, category FROM circuits ORDER BY provider, process""")
 
 _WAITING_CHANNELS: Final = text("""
-SELECT CAST(wanted.channel AS text) FROM unnest(CAST(:channels AS channel[])) AS wanted (channel)
+SELECT wanted.channel FROM unnest(CAST(:channels AS text[]), CAST(:queues AS smallint[])) AS wanted (channel, queue)
 WHERE EXISTS (
     SELECT 1 FROM batches b
-    WHERE b.state = 'enqueued' AND b.channel = wanted.channel AND b.enqueued_at < :enqueued_before
+    WHERE b.state = 'enqueued' AND b.queue BETWEEN wanted.queue AND wanted.queue + 9
+      AND b.enqueued_at < :enqueued_before
 )""")
 
 
@@ -88,5 +90,9 @@ def waiting_channels(
     """Which of the channels have batches that were enqueued before that instant, and that no worker has taken."""
     if not channels:
         return []
-    parameters = {"channels": [channel.value for channel in channels], "enqueued_before": enqueued_before}
+    parameters = {
+        "channels": [channel.value for channel in channels],
+        "queues": [first_queue(channel) for channel in channels],
+        "enqueued_before": enqueued_before,
+    }
     return [Channel(name) for name in connection.execute(_WAITING_CHANNELS, parameters).scalars()]

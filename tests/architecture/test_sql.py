@@ -10,8 +10,9 @@ import pytest
 from tests.architecture.sources import code_strings, product_modules
 
 OWNERS = {
-    "message_log": Path("scheduler/store/messages.py"),
-    "batches": Path("scheduler/store/batches.py"),
+    "message_log": [Path("scheduler/store/messages.py")],
+    # Holds and priorities are no states: the second changes none.
+    "batches": [Path("scheduler/store/batches.py"), Path("scheduler/store/batch_holds.py")],
 }
 # Roles and databases of the embedded server are asked for before there is a database to have a store in.
 BEFORE_THE_STORE = Path("deploy/embedded/access.py")
@@ -73,7 +74,7 @@ def test_states_change_in_their_own_store_only() -> None:
         for path, source in product_modules()
         if path.parts[0] != "migrations"
         for line, table in state_updates(source)
-        if path != OWNERS[table]
+        if path not in OWNERS[table]
     ]
     assert not found
 

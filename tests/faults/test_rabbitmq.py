@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from scheduler.clock import SystemClock
 from tests.fixtures.answers import Answer
+from tests.fixtures.failover import assert_no_key_is_accepted_by_both, kill_after_failover, two_providers
 from tests.fixtures.pipeline import Pipeline
 from tests.fixtures.programs import Programs, programs
 from tests.fixtures.rabbitmq import RabbitNode, rabbitmq_nodes
@@ -109,3 +110,16 @@ def test_a_backlog_of_bulk_holds_up_nothing_critical_though_a_busy_worker_has_re
     wait_until(lambda: pipeline.rows(critical, state="done"), "the critical one is sent")
     assert monotonic() - connected < 5
     assert pipeline.batch_states()["enqueued"] > BULK_BATCHES / 4
+
+
+def test_what_a_killed_worker_gave_to_the_backup_is_given_to_nobody_else(
+    engine: Engine, tmp_path: Path, database_url: str, node: RabbitNode
+) -> None:
+    pipeline = Pipeline(engine, SystemClock(), batch_size=20)
+    add_people(pipeline, 200)
+    with running_sink() as main, running_sink() as backup:
+        settings = {"providers_file": two_providers(tmp_path, main, backup), "lease_seconds": 2}
+        with programs(tmp_path, database_url, broker_url=node.url, worker_threads=1, **settings) as running:
+            is_sent = kill_after_failover(running, pipeline, main, backup, 200)
+            wait_until(is_sent, "everything is sent", seconds=120)
+        assert_no_key_is_accepted_by_both(pipeline, main, backup)

@@ -178,7 +178,9 @@ def test_a_provider_away_for_ten_minutes_costs_nothing_but_the_time(
     assert order == sorted(order)
     assert email.sink.ledger.accepted.total() == sms.sink.ledger.accepted.total() == 30
     assert circuit_events(events) == [
-        *["circuit_opened", "circuit_half_open"] * (probes + 1),
+        "circuit_opened",
+        *["circuit_half_open", "circuit_probe_failed"] * probes,
+        "circuit_half_open",
         "circuit_closed",
     ]
     assert {event.fields["provider"] for event in events if event.name.startswith("circuit_")} == {"email"}

@@ -16,9 +16,11 @@ from sqlalchemy import Engine
 from scheduler.clock import SettableClock
 from scheduler.domain.occasion import Channel
 from scheduler.domain.retry import RetryPolicy
+from scheduler.store import batch_queries
 from tests.fixtures.answers import Answer, Ending
 from tests.fixtures.events import Event, logged_events
 from tests.fixtures.pipeline import LEASE, NINE, Pipeline
+from tests.fixtures.providers import failed
 from tests.fixtures.sink import Request, Sink, running_sink
 from worker.breaker import Circuit, CircuitListener, CircuitPolicy, Refusal
 from worker.channels.failover import FailoverProvider
@@ -26,7 +28,7 @@ from worker.channels.guarded import CircuitProvider
 from worker.channels.http import HttpProvider
 from worker.channels.http_settings import HttpSettings
 from worker.channels.limited import LimitedProvider, Rate
-from worker.channels.port import Provider
+from worker.channels.port import FailureKind, Provider
 from worker.consumer import DeliveryLoop
 from worker.leases import LeaseKeeper, Shutdown
 
@@ -34,6 +36,7 @@ RESET: Final = timedelta(seconds=30)
 STEP: Final = timedelta(seconds=5)
 AWAY: Final = Answer(status=503)
 REFUSES: Final = Answer(status=401)
+REFUSED: Final = failed(FailureKind.PROVIDER, "http_401")
 HANGS: Final = Answer(ending=Ending.HANG, accepts=True)
 
 
@@ -72,7 +75,7 @@ def clock() -> SettableClock:
 
 @pytest.fixture
 def pipeline(engine: Engine, clock: SettableClock) -> Pipeline:
-    return Pipeline(engine, clock, batch_size=20, failover_channels=frozenset({Channel.EMAIL}))
+    return Pipeline(engine, clock, batch_size=20)
 
 
 @pytest.fixture
@@ -94,8 +97,15 @@ def make(clock: SettableClock, engine: Engine, pages: Pages) -> Iterator[MakeSer
     """Make services that are closed at the end of the test. Each sends one request at a time."""
     with ExitStack() as made:
 
-        def make(name: str, *, failures: int = 5, messages_per_second: float | None = None) -> Service:
-            sink = made.enter_context(running_sink())
+        def make(
+            name: str,
+            *,
+            failures: int = 5,
+            messages_per_second: float | None = None,
+            sink: Sink | None = None,
+        ) -> Service:
+            """`sink`: one that is there already, as a new process sees it."""
+            sink = sink or made.enter_context(running_sink())
             settings = HttpSettings(name, sink.url, concurrency=1, total_timeout_seconds=0.2)
             inner: Provider = HttpProvider(settings, clock)
             made.callback(inner.close)
@@ -125,11 +135,11 @@ class Worker:
 
     def work(self) -> int:
         """Enqueue and deliver what is due now; returns how many batches."""
-        self.pipeline.enqueue()
         delivered = 0
-        while self.loop.deliver_next(timedelta()):
-            delivered += 1
-            assert delivered < 100, "the same batches come back again and again"
+        while self.pipeline.enqueue():
+            while self.loop.deliver_next(timedelta()):
+                delivered += 1
+                assert delivered < 100, "the same batches come back again and again"
         return delivered
 
 
@@ -141,7 +151,7 @@ def start(pipeline: Pipeline, engine: Engine, clock: SettableClock) -> Iterator[
         def start(*services: Service, sms: Service | None = None) -> Worker:
             consumer = pipeline.broker.consumer("worker", list(Channel))
             started.callback(consumer.close)
-            email = FailoverProvider(Channel.EMAIL, [service.provider for service in services])
+            email = FailoverProvider(Channel.EMAIL, [service.provider for service in services], clock)
             providers = {Channel.EMAIL: email, Channel.SMS: sms.provider if sms else email}
             shutdown = Shutdown(ThreadEvent(), clock, timedelta(seconds=20))
             keeper = LeaseKeeper(engine, clock, LEASE)
@@ -230,6 +240,70 @@ def test_an_unknown_outcome_is_resent_to_the_same_provider_only(
     assert attempts(pipeline) == {("sent", 1): 7, ("sent", 2): 3}
     assert set(accepted(main, backup).values()) == {1}
     assert backup.requests == 7
+
+
+def killed_after_sending(worker: Worker) -> None:
+    """Have its next delivery end, as by kill -9, when all is sent and nothing recorded; the lease lapses."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    deliverer = worker.loop._deliverer
+    recorded, deliverer._record = deliverer._record, die  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        worker.work()
+    deliverer._record = recorded  # type: ignore[method-assign]
+    worker.clock.advance(2 * LEASE)
+
+
+def test_what_a_killed_worker_held_goes_to_no_other_provider(
+    pipeline: Pipeline, make: MakeService, start: Callable[..., Worker]
+) -> None:
+    """Not even where that one refused us: nothing of it is on record."""
+    pipeline.add_due_people(20)
+    main, backup = make("main", failures=1), make("backup")
+    main.answer = REFUSES
+    worker = start(main, backup)
+    killed_after_sending(worker)  # at the refusal: nothing was accepted
+    assert (main.requests, backup.requests) == (1, 0)
+    main.answer = None
+    [noted] = pipeline.rows("SELECT provider FROM batches")
+    assert noted.provider == "main"
+    worker.work()
+    assert set(accepted(main, backup).values()) == {1}
+    assert (len(main.sink.ledger.accepted), backup.requests) == (20, 0)
+    assert attempts(pipeline) == {("sent", 2): 20}
+    lost = pipeline.rows("SELECT DISTINCT provider, kind, category, attempt FROM delivery_attempts")
+    assert [tuple(row) for row in lost] == [("main", "unknown", "worker_lost", 1)]
+
+
+def test_what_a_killed_worker_gave_the_backup_waits_for_the_backup(
+    pipeline: Pipeline, engine: Engine, clock: SettableClock, make: MakeService, start: Callable[..., Worker]
+) -> None:
+    """It had failed over; its successor's circuits are closed, so that it begins with the preferred provider."""
+    pipeline.add_due_people(20)
+    main, backup = make("main", failures=1), make("backup", failures=1)
+    main.answer = REFUSES
+    worker = start(main, backup)
+    main.provider._circuit.note(REFUSED, clock.monotonic())
+    killed_after_sending(worker)
+    assert (main.requests, len(backup.sink.ledger.accepted)) == (0, 20)
+    # The new process knows of no circuit that is open; the backup is away now, and the first is back.
+    new_main = make("main", failures=1, sink=main.sink)
+    new_backup = make("backup", failures=1, sink=backup.sink)
+    new_backup.answer = AWAY
+    successor = start(new_main, new_backup)
+    successor.work_until(clock.now() + RESET - STEP)
+    assert main.requests == 0
+    bound = "SELECT provider, attempt FROM batches WHERE state = 'pending'"
+    assert {row.provider for row in pipeline.rows(bound)} == {"backup"}
+    with engine.connect() as connection:
+        due_by = clock.now() + timedelta(hours=1)
+        assert batch_queries.count_bound(connection, due_by=due_by) == {"backup": 20}
+    new_backup.answer = None
+    successor.work_until(clock.now() + 2 * RESET)
+    assert {state for state, _ in attempts(pipeline)} == {"sent"}
+    assert (main.requests, set(accepted(main, backup).values())) == (0, {1})
 
 
 def test_an_unknown_outcome_is_free_once_its_provider_is_gone(

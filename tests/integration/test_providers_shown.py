@@ -179,6 +179,7 @@ def test_the_api_shows_routes_limits_and_circuits_but_no_secret(
         "messages_per_second": 100.0,
         "concurrency": 64,
         "hold": None,
+        "bound_messages": 0,
         "circuits": [
             {
                 "process": "a:1",

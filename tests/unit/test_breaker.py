@@ -194,7 +194,7 @@ def test_transitions_are_logged(circuit: Circuit, clock: SettableClock, events: 
     assert [(event.name, event.level) for event in events] == [
         ("circuit_opened", "WARNING"),
         ("circuit_half_open", "INFO"),
-        ("circuit_opened", "WARNING"),
+        ("circuit_probe_failed", "INFO"),
         ("circuit_half_open", "INFO"),
         ("circuit_closed", "INFO"),
     ]

@@ -66,7 +66,7 @@ def clock() -> SettableClock:
 def channels(clock: SettableClock) -> Channels:
     main, backup = SteppingProvider(name="main"), SteppingProvider(name="backup")
     guarded = [CircuitProvider(each, Circuit(each.name, clock, CircuitPolicy())) for each in (main, backup)]
-    return Channels(clock, main, backup, FailoverProvider(Channel.EMAIL, guarded))
+    return Channels(clock, main, backup, FailoverProvider(Channel.EMAIL, guarded, clock))
 
 
 @pytest.fixture
@@ -81,32 +81,41 @@ def test_the_first_takes_all_while_it_can(channels: Channels) -> None:
     assert (channels.both.name, channels.both.pauses_until()) == ("main", None)
 
 
-def test_what_a_circuit_that_opens_leaves_goes_to_the_next_at_once(
+def test_what_a_circuit_that_opens_leaves_is_due_at_once_for_the_next(
     channels: Channels, events: list[Event]
 ) -> None:
     channels.answer(AWAY)
-    assert channels.deliver() == [named(AWAY, "main")] * 5 + [ACCEPTED] * 5
-    assert channels.sent() == (5, 5)
+    assert channels.deliver() == [named(AWAY, "main")] * 5 + [NotAttempted(NOW)] * 5
+    assert channels.sent() == (5, 0)
+    assert channels.both.choose() == "backup"
     assert channels.deliver() == [ACCEPTED] * 10
     assert channels.sent() == (0, 10)
-    told = [event.fields for event in events if event.name == "failed_over"]
-    assert [(each["provider"], each["cause"], each["messages"]) for each in told] == [
-        ("main", "circuit_open", 5),
-        ("main", "circuit_open", 10),
-    ]
+    [told] = [event.fields for event in events if event.name == "failed_over"]
+    assert (told["provider"], told["instead"], told["messages"]) == ("main", "backup", 10)
 
 
-def test_a_refusal_goes_to_the_next_with_the_rest_and_is_kept(channels: Channels) -> None:
+def test_a_delivery_stays_with_the_provider_that_was_chosen_for_it(channels: Channels) -> None:
+    """Its name stands in the log by then: if this worker is lost, what it held is that provider's."""
+    assert channels.both.choose() == "main"
+    channels.main.answer = lambda _: REFUSED
+    channels.both._providers[0].deliver(outgoing_many(1), Signal())
+    channels.sent()
+    assert channels.deliver(3) == [NotAttempted(NOW)] * 3
+    assert channels.sent() == (0, 0)
+    assert channels.deliver(3) == [ACCEPTED] * 3
+    assert channels.sent() == (0, 3)
+
+
+def test_a_refusal_costs_nothing_where_another_takes_over(channels: Channels) -> None:
     channels.answer(REFUSED)
-    outcomes = channels.deliver()
-    assert outcomes == [replace(ACCEPTED, refusals=(REFUSED_BY_MAIN,))] + [ACCEPTED] * 9
-    assert channels.sent() == (1, 10)
-
-
-def test_a_refusal_that_the_next_fails_with_is_kept_beside_that(channels: Channels) -> None:
-    channels.answer(REFUSED, AWAY)
-    [outcome] = channels.deliver(1)
-    assert outcome == replace(AWAY, provider="backup", refusals=(REFUSED_BY_MAIN,))
+    assert channels.deliver(3) == [REFUSED_BY_MAIN] + [NotAttempted(NOW)] * 2
+    # The circuit has only just been closed again: alone, the provider's refusal would count.
+    channels.clock.advance(RESET)
+    channels.answer(ACCEPTED)
+    channels.deliver(1)
+    channels.answer(REFUSED)
+    channels.clock.advance(timedelta(seconds=1))
+    assert channels.deliver(1) == [REFUSED_BY_MAIN]
 
 
 @pytest.mark.parametrize("failure", [AWAY, HANGS, failed(FailureKind.PERMANENT, "http_400")])
@@ -118,9 +127,9 @@ def test_no_other_failure_goes_to_the_next(channels: Channels, failure: Outcome)
 
 def test_refused_by_all_costs_nothing_and_waits_for_the_first_probe(channels: Channels) -> None:
     channels.answer(REFUSED, REFUSED)
-    outcomes = channels.deliver(3)
-    last = replace(REFUSED, provider="backup", burns_attempt=False, refusals=(REFUSED_BY_MAIN,))
-    assert outcomes == [last] + [NotAttempted(NOW + RESET)] * 2
+    channels.deliver(1)
+    last = replace(REFUSED, provider="backup", burns_attempt=False)
+    assert channels.deliver(3) == [last] + [NotAttempted(NOW + RESET)] * 2
     assert channels.both.pauses_until() == NOW + RESET
     channels.sent()
     assert channels.deliver(3) == [NotAttempted(NOW + RESET)] * 3
@@ -136,15 +145,16 @@ def test_the_channel_pauses_until_the_earliest_probe(channels: Channels) -> None
     assert channels.both.pauses_until() == NOW + RESET
 
 
-def test_the_first_is_probed_by_one_message_and_the_rest_goes_to_the_next_if_it_fails(
+def test_the_first_is_probed_by_one_message_and_the_rest_is_due_at_once_if_it_fails(
     channels: Channels,
 ) -> None:
     channels.open_main()
     channels.clock.advance(RESET)
     channels.answer(AWAY)
     outcomes = channels.deliver(4)
-    assert outcomes == [replace(AWAY, provider="main", burns_attempt=False)] + [ACCEPTED] * 3
-    assert channels.sent() == (1, 3)
+    assert outcomes == [replace(AWAY, provider="main", burns_attempt=False)] + [NotAttempted(NOW + RESET)] * 3
+    assert channels.sent() == (1, 0)
+    assert channels.both.choose() == "backup"
 
 
 def test_the_first_has_all_again_once_its_probe_is_answered(channels: Channels) -> None:
@@ -178,21 +188,6 @@ def test_bound_and_free_messages_keep_their_places(channels: Channels) -> None:
     channels.both.deliver(messages, Signal())
     assert channels.main.calls == [[messages[0].id, messages[2].id, messages[3].id]]
     assert channels.backup.calls == [[messages[1].id]]
-
-
-def test_a_message_bound_to_a_provider_that_is_gone_is_free(channels: Channels, events: list[Event]) -> None:
-    assert channels.deliver(2, bound_to="former") == [ACCEPTED] * 2
-    assert channels.sent() == (2, 0)
-    [told] = [event for event in events if event.name == "provider_of_unknown_outcomes_gone"]
-    assert (told.level, told.fields["provider"], told.fields["messages"]) == ("WARNING", "former", 2)
-
-
-def test_once_told_to_stop_nothing_goes_to_the_next(channels: Channels) -> None:
-    control = Signal(starts=1)
-    channels.answer(REFUSED)
-    outcomes = channels.both.deliver(outgoing_many(3), control)
-    assert outcomes == [REFUSED_BY_MAIN, NotAttempted(NOW + RESET), NotAttempted(NOW + RESET)]
-    assert channels.sent() == (1, 0)
 
 
 def test_a_provider_out_of_time_leaves_nothing_to_the_next(channels: Channels) -> None:

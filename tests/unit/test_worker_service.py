@@ -54,7 +54,6 @@ def test_without_a_file_one_provider_serves_all_channels_but_the_inbox(
         **dict.fromkeys(Channel, "outbox"),
         Channel.IN_APP: "inbox",
     }
-    assert worker._providers.failover_channels == frozenset()
 
 
 def test_channels_get_what_the_file_gives_them(tmp_path: Path, clock: SettableClock) -> None:
@@ -77,7 +76,8 @@ def test_channels_get_what_the_file_gives_them(tmp_path: Path, clock: SettableCl
     )
     assert built.channels == [Channel.EMAIL, Channel.SMS, Channel.IN_APP]
     assert built.channels_without == [Channel.PUSH, Channel.WEBHOOK]
-    assert [*built.failover_channels, *built.hold_channels] == [Channel.EMAIL, Channel.SMS]
+    assert list(built.hold_channels) == [Channel.SMS]
+    assert built.described == "email=main>backup sms=main in_app=inbox"
     made = built.for_thread()
     assert isinstance(made[Channel.EMAIL], FailoverProvider)
     assert isinstance(made[Channel.SMS], CircuitProvider)

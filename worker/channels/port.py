@@ -15,9 +15,10 @@ from typing import Protocol
 from scheduler.domain.occasion import Channel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutgoingMessage:
-    """One rendered message on its way to one address.
+    """One rendered message on its way to one address. Not to be changed: it is not frozen because making a frozen
+    one takes twice as long.
 
     `id` is the text of its `MessageKey`: the same at every attempt, and given to the provider as the
     idempotency key. `fields` are the plain values the text was rendered from, for providers with templates of
@@ -58,13 +59,9 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider has taken the message over, at the instant `at` (UTC).
-
-    `refusals` are those of other providers that the message was given to first, in the same attempt.
-    """
+    """The provider has taken the message over, at the instant `at` (UTC)."""
 
     at: datetime
-    refusals: tuple[Failed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +82,6 @@ class Failed:
     burns_attempt: bool = True
     provider: str = ""
     """Which provider failed; filled in by its circuit (`guarded.py`), empty from the provider itself."""
-    refusals: tuple[Failed, ...] = ()
-    """Those of other providers that the message was given to first, in the same attempt."""
 
 
 @dataclass(frozen=True, slots=True)
