@@ -24,7 +24,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from scheduler.clock import Clock
 from scheduler.domain.occasion import Channel
 from scheduler.planner import Planner
-from scheduler.store import batches, failures, messages
+from scheduler.store import batches, failures, further_batches, messages
 from scheduler.store.batches import Counts, LeasedBatch
 from scheduler.store.database import in_transaction
 from scheduler.store.failures import FailedAttempt
@@ -113,8 +113,9 @@ class Deliverer:
             if isinstance(each, OutgoingMessage)
         ]
         provider = self._providers[batch.channel]
+        name = provider.name
         answered = provider.deliver(outgoing, control) if outgoing else []
-        delivered = iter([named(outcome, provider.name) for outcome in answered])
+        delivered = iter([named(outcome, name) for outcome in answered])
         return [each if isinstance(each, Failed) else next(delivered) for each in rendered]
 
     def _record(
@@ -152,7 +153,8 @@ class Deliverer:
         # What was replanned may still be due now: the next lease finds it, or finds it moved.
         if result.handed_back or claimed.has_stale:
             due_at = result.hand_back_until or self._providers[batch.channel].pauses_until() or now
-            batches.hand_back(connection, batch, counts, due_at=due_at)
+            bound_to = _bound_to(claimed, result.handed_back)
+            batches.hand_back(connection, batch, counts, due_at=due_at, provider=bound_to)
         else:
             batches.finish(connection, batch, counts, now=now)
         messages.accept(connection, batch, result.accepted)
@@ -165,8 +167,14 @@ class Deliverer:
     ) -> None:
         for retry, user_ids in sorted(result.retries.items()):
             messages.retry(connection, batch, user_ids)
-            batches.add_retry(
-                connection, batch, user_ids, attempt=retry.attempt, due_at=retry.due_at, now=now
+            further_batches.add_retry(
+                connection,
+                batch,
+                user_ids,
+                attempt=retry.attempt,
+                due_at=retry.due_at,
+                now=now,
+                provider=retry.provider or None,
             )
 
     def _record_failures(
@@ -189,6 +197,12 @@ def _count(result: BatchResult) -> Counts:
         retried=sum(map(len, result.retries.values())),
         dead=len(result.dead),
     )
+
+
+def _bound_to(claimed: ClaimedBatch, user_ids: Collection[int]) -> str | None:
+    """Who may have accepted some of these messages at an earlier attempt; of several the first by name."""
+    names = {name for user_id in user_ids if (name := claimed.bound_to.get(user_id))}
+    return min(names, default=None)
 
 
 def _bound(message: OutgoingMessage, provider: str | None) -> OutgoingMessage:

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from scheduler.domain.message import MessageKey
+from scheduler.domain.message import around_user_id
 from scheduler.domain.occasion import Channel, Occasion
 from scheduler.links import LinkSigner
 from scheduler.store.batches import LeasedBatch
 from scheduler.store.users import Recipient
 from scheduler.texts.environment import Reading
 from scheduler.texts.failure import RenderingFailed
-from scheduler.texts.grammar import GROUPS
 from scheduler.texts.message_texts import (
     CompiledTexts,
     OccasionTexts,
@@ -58,11 +57,20 @@ class _BatchRendering:
         self._occasion = occasion
         self._links = links
         self._texts = OccasionTexts(occasion, with_html=batch.channel in _WITH_HTML)
-        self._local_date = batch.local_date.isoformat()
+        self._before_id, self._after_id = around_user_id(
+            batch.occasion_id, batch.local_date, batch.slot, batch.channel
+        )
+        # What the texts, and what the request of a provider, may name of the occasion.
+        self._said_of_all: dict[str, Any] = {
+            "occasion": occasion.key,
+            "occasion_name": occasion.name,
+            "local_date": batch.local_date,
+        }
+        self._told_of_all = {"occasion": occasion.key, "local_date": batch.local_date.isoformat()}
 
     def render(self, message: ReadyMessage, now: datetime) -> OutgoingMessage | Failed:
         batch, recipient = self._batch, message.recipient
-        unsubscribe_url = self._unsubscribe_url(recipient)
+        unsubscribe_url = None if self._links is None else self._unsubscribe_url(self._links, recipient)
         try:
             texts = self._texts.of(recipient.locale)
             said = texts.render(
@@ -72,7 +80,7 @@ class _BatchRendering:
         except RenderingFailed as error:
             return Failed(FailureKind.PERMANENT, TEXT_ERROR, str(error), None, now)
         return OutgoingMessage(
-            id=MessageKey(batch.occasion_id, recipient.id, batch.local_date, batch.slot, batch.channel).text,
+            id=f"{self._before_id}{recipient.id}{self._after_id}",
             tenant_id=batch.tenant_id,
             channel=batch.channel,
             address=message.address,
@@ -87,11 +95,9 @@ class _BatchRendering:
     def _reading(self, recipient: Recipient) -> Reading:
         return Reading(recipient.locale, self._batch.local_date, self._occasion.leap_day)
 
-    def _unsubscribe_url(self, recipient: Recipient) -> str | None:
-        if self._links is None:
-            return None
+    def _unsubscribe_url(self, links: LinkSigner, recipient: Recipient) -> str:
         batch = self._batch
-        return self._links.unsubscribe_url(batch.tenant_id, recipient.id, batch.channel, batch.occasion_id)
+        return links.unsubscribe_url(batch.tenant_id, recipient.id, batch.channel, batch.occasion_id)
 
     def _values(
         self, recipient: Recipient, texts: CompiledTexts, unsubscribe_url: str | None
@@ -104,13 +110,11 @@ class _BatchRendering:
             "external_id": recipient.external_id,
             "locale": recipient.locale,
             "timezone": recipient.timezone,
-            "occasion": self._occasion.key,
-            "occasion_name": self._occasion.name,
-            "local_date": self._batch.local_date,
+            **self._said_of_all,
         }
         if unsubscribe_url is not None:
             values["unsubscribe_url"] = unsubscribe_url
-        if texts.names_any(GROUPS):
+        if texts.name_groups:
             values["dates"] = as_dates(recipient.dates)
             values["attributes"] = as_attributes(recipient.attributes)
         return values
@@ -121,6 +125,5 @@ class _BatchRendering:
             "first_name": recipient.first_name,
             "last_name": recipient.last_name,
             "external_id": recipient.external_id,
-            "occasion": self._occasion.key,
-            "local_date": self._local_date,
+            **self._told_of_all,
         }

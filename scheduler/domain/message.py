@@ -123,6 +123,11 @@ OUTCOME_UNKNOWN: Final = "outcome_unknown"
 """Category of a dead letter whose last attempt may or may not have been accepted."""
 
 
+def around_user_id(occasion_id: int, local_date: date, slot: int, channel: Channel) -> tuple[str, str]:
+    """What stands before and after the user's id in the texts of those keys that share all else."""
+    return f"{occasion_id}.", f".{local_date:%Y%m%d}.{slot}.{channel}"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class MessageKey:
     """The identity of a message, unique for ever; `text` is its idempotency key."""
@@ -136,7 +141,8 @@ class MessageKey:
     @property
     def text(self) -> str:
         """The key as providers and the API see it, such as `1.42.20270228.0.email`."""
-        return f"{self.occasion_id}.{self.user_id}.{self.local_date:%Y%m%d}.{self.slot}.{self.channel}"
+        before, after = around_user_id(self.occasion_id, self.local_date, self.slot, self.channel)
+        return f"{before}{self.user_id}{after}"
 
     @classmethod
     def parse(cls, text: str) -> MessageKey:

@@ -33,11 +33,9 @@ class CompiledTexts:
         self._html = html
         self.are_plain = subject.is_plain and body.is_plain and (html is None or html.is_plain)
         """Whether they can be rendered without a reading."""
-        self._variables = subject.variables | body.variables | (html.variables if html else frozenset())
-
-    def names_any(self, variables: frozenset[str]) -> bool:
-        """Whether any of them names any of `variables`."""
-        return not variables.isdisjoint(self._variables)
+        variables = subject.variables | body.variables | (html.variables if html else frozenset())
+        self.name_groups = not variables.isdisjoint(GROUPS)
+        """Whether any of them names a user's dates or attributes."""
 
     def render(self, values: Mapping[str, Any], reading: Reading | None) -> RenderedText:
         """What they say with `values`; see `CompiledText.render`."""
@@ -98,7 +96,7 @@ def needs_details(occasion: Occasion) -> bool:
             texts = compile_texts(text, with_html=True)
         except InvalidInput:
             continue
-        if texts.names_any(GROUPS):
+        if texts.name_groups:
             return True
     return False
 

@@ -79,7 +79,8 @@ class CircuitProvider:
             return [NotAttempted(held)] * len(messages)
         probed = self._probe(messages, control) if self._circuit.begin_probe() else []
         outcomes = probed + self._send(messages[len(probed) :], control)
-        return [named(outcome, self.name) for outcome in outcomes]
+        name = self.name
+        return [named(outcome, name) for outcome in outcomes]
 
     def close(self) -> None:
         """Close the provider."""

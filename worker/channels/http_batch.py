@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -41,8 +41,7 @@ from worker.templates import MissingFieldError
 _ELEMENTS: Final = '"\ue000daybreak messages\ue000"'.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class _Envelope:
+class _Envelope(NamedTuple):
     """What the messages of a request share."""
 
     url: str | None
@@ -109,16 +108,20 @@ class JoinedRequests:
         constant = self._head.constant_lines(more)
         growing: dict[_Envelope, _Elements] = {}
         for position, message in enumerate(messages):
-            if not may_start():
-                return
             try:
                 envelope, encoded = self._write(message)
             except Unsendable as refused:
                 refuse(position, refused)
                 continue
-            if envelope in growing and not self._has_room(growing[envelope], encoded):
-                yield self._put_together(envelope, growing.pop(envelope), constant)
-            growing.setdefault(envelope, _Elements()).add(position, message.id, encoded)
+            elements = growing.get(envelope)
+            if elements is None:
+                elements = growing[envelope] = _Elements()
+            elif not self._has_room(elements, encoded):
+                if not may_start():
+                    return
+                yield self._put_together(envelope, elements, constant)
+                elements = growing[envelope] = _Elements()
+            elements.add(position, message.id, encoded)
         for envelope, elements in growing.items():
             if not may_start():
                 return

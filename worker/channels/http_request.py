@@ -59,7 +59,7 @@ class Writer(Protocol):
     ) -> Iterator[Request]:
         """The requests for the messages, written one by one as they are asked for; `more` are headers of each.
 
-        `may_start` is asked before each message, and where it says no, nothing follows. `refuse` is told of
+        `may_start` is asked before each request, and where it says no, nothing follows. `refuse` is told of
         messages that cannot be written.
         """
 
