@@ -16,19 +16,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from itertools import groupby
 from typing import Any, Final
 
 from loguru import logger
 from sqlalchemy import Connection, Engine
 
 from scheduler.domain.batch import MAX_BATCH_SIZE
-from scheduler.domain.calendar import Moment, moments, month_days
+from scheduler.domain.calendar import Moment, moments
 from scheduler.domain.message import NotSentReason
-from scheduler.domain.occasion import AdHocRule, Occasion, SameDayPolicy, YearlyRule
-from scheduler.domain.zones import zone
+from scheduler.domain.occasion import AdHocRule, Occasion
+from scheduler.domain.planning_window import first_whole_date, is_at_once, slices
+from scheduler.edited_users import EditedUsers
 from scheduler.store import (
     ad_hoc_edits,
+    bulk_planning,
     locks,
     messages,
     occasions,
@@ -38,8 +39,7 @@ from scheduler.store import (
 from scheduler.store.database import in_transaction
 from scheduler.store.known_occasions import KnownOccasions
 from scheduler.store.partitions import Partitions
-from scheduler.store.planning import OccasionMoment, Planned, Replanned
-from scheduler.store.users import ZoneTime
+from scheduler.store.planning import OccasionMoment, Planned, Replanned, sum_of
 
 REPLAN_MARGIN: Final = timedelta(hours=1)
 """How far past the horizon an edit plans: more than the clocks of two machines differ by."""
@@ -49,8 +49,6 @@ PARTITIONS_AHEAD: Final = timedelta(days=62)
 
 # The same local time in Kiritimati (+14) and in Pago Pago (-11) is 25 hours apart, and clocks may change meanwhile.
 _WIDEST_MOVE: Final = timedelta(hours=27)
-_FURTHEST_EAST: Final = timedelta(hours=14)
-_SLICE: Final = timedelta(hours=1)
 _STRETCH: Final = timedelta(days=3)
 _LEAST_LOOKBACK: Final = timedelta(days=2)
 
@@ -74,33 +72,6 @@ class PlanningPolicy:
 
 class PlanningBehind(Exception):
     """The log is not planned up to the present: `Planner.catch_up` first, then the edit again."""
-
-
-@dataclass(frozen=True, slots=True)
-class EditedUsers:
-    """Users to replan, and what is known of them, which saves looking it up.
-
-    `zone_times` are the zones and preferred times they live by and `days` the names and MMDD of their
-    dates (None: not known); more than they have is harmless. `are_new`: none of them was there before.
-    """
-
-    user_ids: Sequence[int]
-    zone_times: Sequence[ZoneTime]
-    days: frozenset[tuple[str, int]] | None = None
-    are_new: bool = False
-
-    def may_be_asked(self, occasion: Occasion, starts: datetime, ends: datetime) -> bool:
-        """Whether `occasion` can have any moment of theirs in this window."""
-        if self.days is None or not isinstance(occasion.rule, YearlyRule):
-            return True
-        celebrated = month_days(occasion, starts, ends)
-        return any(name == occasion.rule.date_name and day in celebrated for name, day in self.days)
-
-    def may_celebrate(self, occasion: Occasion, moment: Moment) -> bool:
-        """Whether `moment` can be any of theirs."""
-        if self.days is None or not isinstance(occasion.rule, YearlyRule) or moment.month_day is None:
-            return True
-        return (occasion.rule.date_name, moment.month_day) in self.days
 
 
 class Planner:
@@ -154,7 +125,7 @@ class Planner:
     ) -> Planned:
         total = Planned()
         for stretch_end, found in self._stretches(occasion, occasion.planned_through or now, through):
-            for slice_end, slice_moments in _slices(found, stretch_end):
+            for slice_end, slice_moments in slices(found, stretch_end):
                 planned = self._plan_slice(occasion, slice_moments, slice_end, now)
                 if planned is None:
                     logger.bind(occasion=occasion.key).info("planning_overtaken")
@@ -190,7 +161,7 @@ class Planner:
             if not occasions.advance_watermark(connection, occasion, slice_end):
                 return None
             self._ensure_partitions(connection, slice_moments)
-            return planning.plan_window(
+            return bulk_planning.plan_window(
                 connection, occasion, slice_moments, now=now, batch_size=self._policy.batch_size
             )
 
@@ -209,26 +180,27 @@ class Planner:
         before the edit is then not known to the log, and the edit would make it forgotten.
         """
         locks.share_planning(connection, tenant_id)
-        return self.replan_written(connection, tenant_id, edited, None, now=now)
+        return sum_of(self.replan_written(connection, tenant_id, [edited], [], None, now=now))
 
     def replan_written(
         self,
         connection: Connection,
         tenant_id: int,
-        edited: EditedUsers,
+        edited: Sequence[EditedUsers],
+        removed_ids: Sequence[int],
         watermarks: Sequence[Any] | None,
         *,
         now: datetime,
-    ) -> Replanned:
-        """As `replan_edited`, where planning is shared already; `watermarks` are read since (None: not yet)."""
+    ) -> dict[int, Replanned]:
+        """As `replan_edited` for each of `edited` and `remove` for the others; returns what changed, by user.
+
+        Planning is shared already; `watermarks` are read since (None: not yet).
+        """
         known = self._known.all_of(connection, tenant_id, watermarks)
         active = [occasion for occasion in known if occasion.active]
-        if any(occasion.planned_through and occasion.planned_through < now for occasion in active):
+        if edited and any(each.planned_through and each.planned_through < now for each in active):
             raise PlanningBehind
-        replanned = self._replan(connection, edited, known, active, now)
-        if edited.are_new:
-            return replanned
-        return replanned + self._follow(connection, tenant_id, edited.user_ids, known, now)
+        return self._agree(connection, tenant_id, edited, removed_ids, known, now)
 
     def replan_stored(
         self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
@@ -236,10 +208,8 @@ class Planner:
         """Make the log agree with users as they are stored; the caller's transaction has locked them."""
         locks.share_planning(connection, tenant_id)
         known = self._known.all_of(connection, tenant_id)
-        active = [occasion for occasion in known if occasion.active]
         stored = EditedUsers(user_ids, users.zone_times_of(connection, user_ids))
-        replanned = self._replan(connection, stored, known, active, now)
-        return replanned + self._follow(connection, tenant_id, user_ids, known, now)
+        return sum_of(self._agree(connection, tenant_id, [stored], [], known, now))
 
     def remove(
         self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime
@@ -249,57 +219,106 @@ class Planner:
         What was sent to them ad hoc is cancelled.
         """
         locks.share_planning(connection, tenant_id)
-        known = self._known.all_of(connection, tenant_id)
-        removed = self._replan(connection, EditedUsers(user_ids, []), known, [], now)
-        cancelled = messages.withdraw_ad_hoc(
-            connection,
-            user_ids,
-            [occasion.id for occasion in known],
-            date_first=self._date_first(known, now),
-            reason=NotSentReason.USER_DELETED,
-        )
-        return removed + Replanned(removed=cancelled)
+        return sum_of(self.replan_written(connection, tenant_id, [], user_ids, None, now=now))
 
     def replan_for(
         self, connection: Connection, occasion: Occasion, user_ids: Sequence[int], *, now: datetime
     ) -> Replanned:
         """Make the log agree with one occasion for these users, as of `now`; the caller has excluded planning."""
         stored = EditedUsers(user_ids, users.zone_times_of(connection, user_ids))
-        return self._replan(connection, stored, [occasion], [occasion] if occasion.active else [], now)
+        found = self._begin(connection, stored, [occasion] if occasion.active else [], [occasion], now)
+        scheduled = planning.lock_scheduled(
+            connection,
+            user_ids,
+            date_first=self._date_first([occasion], now),
+            occasion_ids=[occasion.id],
+        )
+        subject_ids = user_ids if found else list(scheduled)
+        return sum_of(self._replan(connection, subject_ids, found, [occasion], now))
+
+    def _agree(
+        self,
+        connection: Connection,
+        tenant_id: int,
+        edited: Sequence[EditedUsers],
+        removed_ids: Sequence[int],
+        known: Sequence[Occasion],
+        now: datetime,
+    ) -> dict[int, Replanned]:
+        """Make the log agree with users who were edited, or removed; `known` are all occasions that are planned.
+
+        Asked about are only those for whom there may be something to plan, or something is scheduled.
+        """
+        active = [occasion for occasion in known if occasion.active and edited]
+        asked = EditedUsers.merged([each for each in edited if self._may_be_asked(each, active, known, now)])
+        found = self._begin(connection, asked, active, known, now)
+        to_plan = asked.celebrating((each.occasion, each.moment) for each in found)
+        before = [user_id for each in edited if not each.are_new for user_id in each.user_ids]
+        scheduled = planning.lock_scheduled(
+            connection,
+            sorted({*to_plan, *before, *removed_ids}),
+            date_first=self._date_first(known, now),
+        )
+        planned = {occasion.id for occasion in known}
+        subjects = {*to_plan, *(user_id for user_id, ids in scheduled.items() if ids & planned)}
+        replanned = self._replan(connection, sorted(subjects), found, known, now)
+        if sent_to := {user_id for user_id, ids in scheduled.items() if ids - planned}:
+            for each in (
+                self._follow(connection, tenant_id, sorted(sent_to.intersection(before)), known, now),
+                self._withdraw(connection, sorted(sent_to.intersection(removed_ids)), known, now),
+            ):
+                for user_id, changed in each.items():
+                    replanned[user_id] = replanned.get(user_id, Replanned()) + changed
+        return replanned
+
+    def _may_be_asked(
+        self, users: EditedUsers, active: Sequence[Occasion], known: Sequence[Occasion], now: datetime
+    ) -> bool:
+        starts = now - self._lookback(known)
+        return any(users.may_be_asked(each, starts, self._replanned_through(each, now)) for each in active)
+
+    def _begin(
+        self,
+        connection: Connection,
+        edited: EditedUsers,
+        planned: Sequence[Occasion],
+        covered: Sequence[Occasion],
+        now: datetime,
+    ) -> list[OccasionMoment]:
+        """What users may be owed of the `planned` occasions, which have a watermark from then on, and partitions."""
+        never_planned = [occasion.id for occasion in planned if occasion.planned_through is None]
+        occasions.begin_planning(connection, never_planned, now=now)
+        if not edited.user_ids:
+            return []
+        starts = now - self._lookback(covered)
+        found = [
+            OccasionMoment(occasion, moment, at_once=is_at_once(occasion, moment, now))
+            for occasion in planned
+            if edited.may_be_asked(occasion, starts, self._replanned_through(occasion, now))
+            for moment in moments(occasion, edited.zone_times, starts, self._replanned_through(occasion, now))
+            if edited.may_celebrate(occasion, moment)
+        ]
+        self._ensure_partitions(connection, [each.moment for each in found])
+        return found
 
     def _replan(
         self,
         connection: Connection,
-        edited: EditedUsers,
+        user_ids: Sequence[int],
+        found: Sequence[OccasionMoment],
         covered: Sequence[Occasion],
-        planned: Sequence[Occasion],
         now: datetime,
-    ) -> Replanned:
-        """Replan users for the `covered` occasions, of which `planned` are to have messages."""
-        if not edited.user_ids or not covered:
-            return Replanned()
-        never_planned = [occasion.id for occasion in planned if occasion.planned_through is None]
-        occasions.begin_planning(connection, never_planned, now=now)
-        lookback = self._lookback(covered)
-        found = [
-            OccasionMoment(occasion, moment, at_once=_is_at_once(occasion, moment, now))
-            for occasion in planned
-            if edited.may_be_asked(occasion, now - lookback, self._replanned_through(occasion, now))
-            for moment in moments(
-                occasion, edited.zone_times, now - lookback, self._replanned_through(occasion, now)
-            )
-            if edited.may_celebrate(occasion, moment)
-        ]
-        if edited.are_new and not found:
-            return Replanned()
-        self._ensure_partitions(connection, [each.moment for each in found])
+    ) -> dict[int, Replanned]:
+        """Replan users for the `covered` occasions; what is scheduled for them is locked."""
+        if not user_ids:
+            return {}
         return planning.replan_users(
             connection,
-            edited.user_ids,
+            user_ids,
             [occasion.id for occasion in covered],
             found,
             date_first=self._date_first(covered, now),
-            deferred_first=_first_whole_date(now - lookback),
+            deferred_first=first_whole_date(now - self._lookback(covered)),
             now=now,
             batch_size=self._policy.batch_size,
         )
@@ -310,7 +329,7 @@ class Planner:
         What was put off time and again lies further back than replanning looks: it is history, as if its
         sending had begun.
         """
-        return _first_whole_date(now - self._lookback([occasion]))
+        return first_whole_date(now - self._lookback([occasion]))
 
     def follows_edits(self, occasion: Occasion, local_date: date, *, now: datetime) -> bool:
         """Whether messages of this local date are moved by an edit of their user, as far as they wait.
@@ -320,7 +339,7 @@ class Planner:
         rule = occasion.rule
         if not isinstance(rule, AdHocRule):
             return True
-        return rule.is_local and local_date >= _first_whole_date(now - self._lookback([]))
+        return rule.is_local and local_date >= first_whole_date(now - self._lookback([]))
 
     def _follow(
         self,
@@ -329,7 +348,7 @@ class Planner:
         user_ids: Sequence[int],
         known: Sequence[Occasion],
         now: datetime,
-    ) -> Replanned:
+    ) -> dict[int, Replanned]:
         """Have what was sent ad hoc to users follow them; `known` are all occasions that are planned."""
         return ad_hoc_edits.follow(
             connection,
@@ -340,6 +359,19 @@ class Planner:
             now=now,
             batch_size=self._policy.batch_size,
         )
+
+    def _withdraw(
+        self, connection: Connection, user_ids: Sequence[int], known: Sequence[Occasion], now: datetime
+    ) -> dict[int, Replanned]:
+        """Cancel what was sent ad hoc to users who were deleted."""
+        cancelled = messages.withdraw_ad_hoc(
+            connection,
+            user_ids,
+            [occasion.id for occasion in known],
+            date_first=self._date_first(known, now),
+            reason=NotSentReason.USER_DELETED,
+        )
+        return {user_id: Replanned(removed=number) for user_id, number in cancelled.items()}
 
     def _date_first(self, covered: Sequence[Occasion], now: datetime) -> date:
         """The first local date that an edit looks at."""
@@ -358,29 +390,3 @@ class Planner:
         local_dates: list[date] = [moment.local_date for moment in found]
         if local_dates:
             self._partitions.ensure(connection, min(local_dates), max(local_dates))
-
-
-def _first_whole_date(instant: datetime) -> date:
-    """The first local date of which nothing, wherever on earth, is due before `instant`."""
-    return (instant + _FURTHEST_EAST).date() + timedelta(days=1)
-
-
-def _is_at_once(occasion: Occasion, moment: Moment, now: datetime) -> bool:
-    """Whether a user added now is still to be sent what was due earlier on their local date."""
-    return (
-        occasion.same_day is SameDayPolicy.SEND
-        and moment.send_at <= now
-        and now.astimezone(zone(moment.timezone)).date() == moment.local_date
-    )
-
-
-def _slices(found: Sequence[Moment], ends: datetime) -> Iterator[tuple[datetime, list[Moment]]]:
-    """The moments by the hour, each with the instant through which the log is planned once they are in.
-
-    Hours without moments cost nothing; the last slice may be empty and ends at `ends`.
-    """
-    for hour, members in groupby(
-        found, key=lambda moment: moment.send_at.replace(minute=0, second=0, microsecond=0)
-    ):
-        yield min(ends, hour + _SLICE), list(members)
-    yield ends, []

@@ -7,42 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, Final, TypeVar
+from datetime import timedelta
+from typing import Final, TypeVar
 
 from loguru import logger
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from scheduler.clock import Clock
 from scheduler.domain.access import SYSTEM, Actor
 from scheduler.domain.field_error import FieldError
 from scheduler.domain.tombstone import Tombstones
-from scheduler.domain.user import UserInput, UserPatch, check_dates, patched
+from scheduler.domain.user import BIRTHDAY, UserInput, UserPatch, check_dates
 from scheduler.domain.zones import zone
-from scheduler.errors import Conflict, InvalidInput, NotFound, PersonErased, VersionConflict
-from scheduler.planner import EditedUsers, Planner, PlanningBehind
-from scheduler.store import audit, bulk_users, creation, erasure, users
+from scheduler.edited_users import EditedUsers
+from scheduler.errors import InvalidInput
+from scheduler.group_writer import LATER, GroupWriter, Outcome
+from scheduler.planner import Planner, PlanningBehind
+from scheduler.store import audit, bulk_users, erasure
 from scheduler.store.bulk_users import AddedMeanwhile
 from scheduler.store.database import in_transaction
 from scheduler.store.planning import Replanned
-from scheduler.store.users import StoredUser
+from scheduler.user_group import Action, UserGroup, UserKey, UserWrite, WrittenUser
 
 Result = TypeVar("Result")
 
 _KIND: Final = "user"
-
-
-UserKey = int | str
-"""Which user: by our id, or by the external id that the caller's own system gave them."""
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenUser:
-    """A user after a write, whether they are new, and what the write changed in the message log."""
-
-    user: StoredUser
-    replanned: Replanned
-    is_new: bool = False
+_A_DAY: Final = timedelta(days=1)
+_TRIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +52,38 @@ class WrittenUsers:
     replanned: Replanned = field(default_factory=Replanned)
 
 
+def never() -> bool:
+    """Nobody's writes are to stand apart."""
+    return False
+
+
 class Registry:
-    """Adds, edits and deletes users of one database, each edit with its plan."""
+    """Adds, edits and deletes users of one database, each edit with its plan. May be shared between threads.
+
+    What several threads write at the same time is written together (`user_group`). `writes_apart` tells whether the
+    present caller must have transactions of their own.
+    """
 
     def __init__(
-        self, engine: Engine, planner: Planner, clock: Clock, tombstones: Tombstones | None = None
+        self,
+        engine: Engine,
+        planner: Planner,
+        clock: Clock,
+        tombstones: Tombstones | None = None,
+        writes_apart: Callable[[], bool] = never,
     ) -> None:
         self._engine = engine
         self._planner = planner
         self._clock = clock
         self._tombstones = tombstones
+        self._writes_apart = writes_apart
+        self._group = UserGroup(planner, tombstones, self.problems)
+        self._writer = GroupWriter(self._write_group, self._write_alone)
 
     def create(self, tenant_id: int, user: UserInput, *, actor: Actor = SYSTEM) -> WrittenUser:
         """Add a user. Raises InvalidInput, Conflict where the external id is taken, or PersonErased."""
         self._check(user)
-        return self._write(lambda connection, now: self._create(connection, tenant_id, user, actor, now))
+        return self._write(UserWrite(tenant_id, Action.CREATE, user.external_id, user, actor))
 
     def replace(
         self,
@@ -89,13 +98,8 @@ class Registry:
 
         Raises InvalidInput, NotFound, VersionConflict, Conflict where the external id is taken, or PersonErased.
         """
-
-        def work(connection: Connection, now: datetime) -> WrittenUser:
-            before = _locked(connection, tenant_id, key, expected_version)
-            return self._replace(connection, tenant_id, before, user, _Act(actor, "replace", now))
-
         self._check(user)
-        return self._write(work)
+        return self._write(UserWrite(tenant_id, Action.REPLACE, key, user, actor, expected_version))
 
     def put(
         self, tenant_id: int, user: UserInput, *, expected_version: int | None = None, actor: Actor = SYSTEM
@@ -104,22 +108,8 @@ class Registry:
 
         Raises InvalidInput, PersonErased, or VersionConflict, also where a version is expected and there is nobody.
         """
-
-        def work(connection: Connection, now: datetime) -> WrittenUser:
-            if users.lock_external(connection, tenant_id, user.external_id) is not None:
-                before = _locked(connection, tenant_id, user.external_id, expected_version)
-                return self._replace(connection, tenant_id, before, user, _Act(actor, "replace", now))
-            if expected_version is not None:
-                raise VersionConflict(expected_version, 0)
-            try:
-                return self._create(connection, tenant_id, user, actor, now)
-            except PersonErased:
-                raise
-            except Conflict:  # somebody else has added them since
-                raise AddedMeanwhile from None
-
         self._check(user)
-        return self._write(work)
+        return self._write(UserWrite(tenant_id, Action.PUT, user.external_id, user, actor, expected_version))
 
     def patch(
         self,
@@ -131,14 +121,7 @@ class Registry:
         actor: Actor = SYSTEM,
     ) -> WrittenUser:
         """Change what `patch` names (RFC 7396). Raises what `replace` does, or ValidationError."""
-
-        def work(connection: Connection, now: datetime) -> WrittenUser:
-            before = _locked(connection, tenant_id, key, expected_version)
-            user = patched(before.values, patch)
-            self._check(user)
-            return self._replace(connection, tenant_id, before, user, _Act(actor, "change", now))
-
-        return self._write(work)
+        return self._write(UserWrite(tenant_id, Action.CHANGE, key, patch, actor, expected_version))
 
     def delete(
         self,
@@ -153,30 +136,26 @@ class Registry:
         Their external id stays known, so that they have their history if they come back; `Privacy.erase` forgets
         that as well. Raises NotFound or VersionConflict.
         """
-
-        def work(connection: Connection, now: datetime) -> Replanned:
-            before = _locked(connection, tenant_id, key, expected_version)
-            users.delete(connection, tenant_id, before.id, now=now)
-            _Act(actor, "delete", now).note(connection, tenant_id, before.id, before.values, None)
-            return self._planner.remove(connection, tenant_id, [before.id], now=now)
-
-        return self._write(work)
+        done = self._done(UserWrite(tenant_id, Action.DELETE, key, None, actor, expected_version))
+        assert isinstance(done, Replanned), "only a deletion leaves no user"
+        return done
 
     def upsert(self, tenant_id: int, batch: Sequence[UserInput]) -> WrittenUsers:
         """Add or replace some thousands of users at once; their external ids differ and they are checked."""
 
-        def work(connection: Connection, now: datetime) -> WrittenUsers:
+        def work(connection: Connection) -> WrittenUsers:
+            now = self._clock.now()
             known = bulk_users.stage(connection, tenant_id, batch)
             # Now that they are locked: an erasure under way has been waited for.
             erased = self._erased(connection, tenant_id, batch)
             done = bulk_users.write_staged(connection, tenant_id, len(batch), known, erased, now=now)
-            edited = _edited(done.user_ids, batch, are_new=not done.updated_ids)
+            edited = EditedUsers.many(done.users_of(batch), are_new=not done.updated_ids)
             replanned = self._planner.replan_edited(connection, tenant_id, edited, now=now)
             return WrittenUsers(
                 len(done.created_ids), len(done.updated_ids), done.unchanged, erased, replanned
             )
 
-        return self._write(work) if batch else WrittenUsers()
+        return self._repeated(lambda: in_transaction(self._engine, work)) if batch else WrittenUsers()
 
     def erased(self, tenant_id: int, batch: Sequence[UserInput]) -> frozenset[str]:
         """The external ids in `batch` whose owners were erased; all of them, once anybody was and there is no key."""
@@ -191,38 +170,15 @@ class Registry:
 
     def problems(self, user: UserInput) -> list[FieldError]:
         """What is wrong with a user that only today's date tells, where the user lives."""
-        today = self._clock.now().astimezone(zone(user.timezone)).date()
-        return check_dates(user, today)
+        now, birthday = self._clock.now(), user.dates.get(BIRTHDAY)
+        # Past wherever they live: an import asks this of everyone, and looking up where they do takes longest.
+        if birthday is None or birthday <= now.date() - _A_DAY:
+            return []
+        return check_dates(user, now.astimezone(zone(user.timezone)).date())
 
     def _check(self, user: UserInput) -> None:
         if problems := self.problems(user):
             raise InvalidInput(problems)
-
-    def _create(
-        self, connection: Connection, tenant_id: int, user: UserInput, actor: Actor, now: datetime
-    ) -> WrittenUser:
-        tombstone = self._tombstone(tenant_id, user)
-        by = replace(actor, tenant_id=tenant_id)
-        created = creation.create(connection, tenant_id, user, by, now=now, tombstone=tombstone)
-        edited = _edited([created.user.id], [user], are_new=True)
-        replanned = self._planner.replan_written(connection, tenant_id, edited, created.watermarks, now=now)
-        return WrittenUser(created.user, replanned, is_new=True)
-
-    def _replace(
-        self, connection: Connection, tenant_id: int, before: StoredUser, user: UserInput, act: _Act
-    ) -> WrittenUser:
-        stored = users.replace(connection, tenant_id, before.id, user, now=act.now)
-        assert stored is not None, "it is locked"
-        if user.external_id != before.values.external_id:
-            # After the write, which has waited for an erasure under way of whoever had this external id.
-            tombstone = self._tombstone(tenant_id, user)
-            if users.is_erased(connection, tenant_id, tombstone):
-                raise users.erased(tombstone)
-        act.note(connection, tenant_id, before.id, before.values, user)
-        return self._replanned(connection, tenant_id, stored, act.now)
-
-    def _tombstone(self, tenant_id: int, user: UserInput) -> bytes | None:
-        return None if self._tombstones is None else self._tombstones.of(tenant_id, user.external_id)
 
     def _erased(self, connection: Connection, tenant_id: int, batch: Sequence[UserInput]) -> frozenset[str]:
         """Who of these is not to be written."""
@@ -233,76 +189,55 @@ class Registry:
         owners = {self._tombstones.of(tenant_id, user.external_id): user.external_id for user in batch}
         return frozenset(owners[found] for found in erasure.among(connection, tenant_id, list(owners)))
 
-    def _replanned(
-        self,
-        connection: Connection,
-        tenant_id: int,
-        stored: StoredUser,
-        now: datetime,
-    ) -> WrittenUser:
-        edited = _edited([stored.id], [stored.values], are_new=False)
-        return WrittenUser(stored, self._planner.replan_edited(connection, tenant_id, edited, now=now))
+    def _write(self, write: UserWrite) -> WrittenUser:
+        done = self._done(write)
+        assert isinstance(done, WrittenUser), "only a deletion leaves no user"
+        return done
 
-    def _write(self, work: Callable[[Connection, datetime], Result]) -> Result:
-        """Run `work` in a transaction at the instant it begins; the log is planned up to then first."""
-        while True:
+    def _done(self, write: UserWrite) -> WrittenUser | Replanned:
+        if self._writes_apart():
+            return self._write_alone(write)
+        return self._writer.write(write.tenant_id, write)
+
+    def _write_group(self, writes: Sequence[UserWrite]) -> list[Outcome[WrittenUser | Replanned]]:
+        """Write all of these in one transaction. What it raises is raised before the commit, or instead of it."""
+        outcomes: list[Outcome[WrittenUser | Replanned]] = []
+
+        def transaction() -> None:
+            with self._engine.begin() as connection:
+                outcomes[:] = self._group.write(connection, writes, self._clock.now())
+
+        try:
+            self._repeated(transaction)
+        except DBAPIError as error:
+            if not (outcomes and error.connection_invalidated):
+                raise
+            # Nobody knows whether it was committed: to write it again might be to write it twice.
+            return [each if each is LATER else error for each in outcomes]
+        return outcomes
+
+    def _write_alone(self, write: UserWrite) -> WrittenUser | Replanned:
+        def work(connection: Connection) -> WrittenUser | Replanned:
+            [outcome] = self._group.write(connection, [write], self._clock.now())
+            if isinstance(outcome, Exception):
+                raise outcome
+            assert outcome is not LATER, "there is nobody to wait for"
+            return outcome
+
+        return self._repeated(lambda: in_transaction(self._engine, work))
+
+    def _repeated(self, transaction: Callable[[], Result]) -> Result:
+        """Run a transaction; again once the log is planned up to now, or where somebody else added the same user."""
+        for tries_left in reversed(range(_TRIES)):
             try:
-                return in_transaction(self._engine, lambda connection: work(connection, self._clock.now()))
+                return transaction()
             except PlanningBehind:
+                if not tries_left:
+                    raise
                 logger.info("planning_was_behind")
                 self._planner.catch_up(self._clock.now())
             except AddedMeanwhile:
+                if not tries_left:
+                    raise
                 logger.info("user_added_meanwhile")
-
-
-@dataclass(frozen=True, slots=True)
-class _Act:
-    """Who does what to a user, and when."""
-
-    actor: Actor
-    action: str
-    now: datetime
-
-    def note(
-        self,
-        connection: Connection,
-        tenant_id: int,
-        user_id: int,
-        before: UserInput | None,
-        after: UserInput | None,
-    ) -> None:
-        """Keep in the audit log what changed; None: there was or is no such user."""
-        old, new = _as_json(before), _as_json(after)
-        if old is not None and new is not None:
-            old, new = audit.changes(old, new)
-        by = replace(self.actor, tenant_id=tenant_id)
-        audit.add(connection, by, self.action, _KIND, str(user_id), old, new, now=self.now)
-
-
-def _locked(connection: Connection, tenant_id: int, key: UserKey, expected_version: int | None) -> StoredUser:
-    """A user as they are, and stay until the transaction ends. Raises NotFound or VersionConflict."""
-    if isinstance(key, str):
-        user_id = None if "\0" in key else users.lock_external(connection, tenant_id, key)
-    else:
-        user_id = next(iter(users.lock(connection, [key])), None)
-    found = None if user_id is None else users.find(connection, tenant_id, user_id)
-    if found is None:
-        raise NotFound("user", key)
-    if expected_version is not None and expected_version != found.version:
-        raise VersionConflict(expected_version, found.version)
-    return found
-
-
-def _as_json(user: UserInput | None) -> dict[str, Any] | None:
-    return None if user is None else user.model_dump(mode="json")
-
-
-def _edited(user_ids: Sequence[int], batch: Sequence[UserInput], *, are_new: bool) -> EditedUsers:
-    return EditedUsers(
-        user_ids,
-        zone_times=list({(user.timezone, user.preferred_time) for user in batch}),
-        days=frozenset(
-            (name, value.month * 100 + value.day) for user in batch for name, value in user.dates.items()
-        ),
-        are_new=are_new,
-    )
+        raise AssertionError("unreachable: the last try returns or raises")

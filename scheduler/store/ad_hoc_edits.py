@@ -57,8 +57,9 @@ fresh AS (
     SELECT w.* FROM written w JOIN edited e USING {MESSAGE_KEY} WHERE e.moved
 ),
 {BATCHES}
-SELECT (SELECT count(*) FROM fresh) AS moved, (SELECT count(*) FROM written) AS written,
-       (SELECT count(*) FROM batched) AS batches""")
+SELECT w.user_id, count(*) FILTER (WHERE e.moved) AS moved, count(*) FILTER (WHERE NOT e.moved) AS kept
+FROM written w JOIN edited e USING {MESSAGE_KEY}
+GROUP BY w.user_id""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +83,18 @@ def follow(
     date_first: date,
     now: datetime,
     batch_size: int,
-) -> Replanned:
+) -> dict[int, Replanned]:
     """Move what was sent ad hoc to users who were edited, where it falls due by their clock and they moved.
 
     `planned_ids` are all other occasions of their tenant. What is past in the new zone falls due at `now`, what was
-    due already stays so. Looked at is what has a local date from `date_first` on.
+    due already stays so. Looked at is what has a local date from `date_first` on. Returns what changed, by user.
     """
     found = _outdated(connection, user_ids, planned_ids, date_first)
     if not found:
-        return Replanned()
+        return {}
     resolved = _resolved(connection, found)
     dues = [_due(each, resolved.get((each.key.occasion_id, each.timezone)), now) for each in found]
-    row = connection.execute(
+    rows = connection.execute(
         _FOLLOW,
         {
             "tenant_id": tenant_id,
@@ -110,8 +111,8 @@ def follow(
             "batch_size": batch_size,
             "now": now,
         },
-    ).one()
-    return Replanned(moved=row.moved, kept=row.written - row.moved)
+    )
+    return {row.user_id: Replanned(moved=row.moved, kept=row.kept) for row in rows}
 
 
 def _outdated(

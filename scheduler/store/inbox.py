@@ -49,7 +49,9 @@ UPDATE inbox_messages SET read_at = coalesce(read_at, :now)
 WHERE user_id = :user_id AND tenant_id = :tenant_id AND id = :id
 RETURNING {_COLUMNS}""")
 
-_REMOVE_ALL: Final = text("DELETE FROM inbox_messages WHERE user_id = :user_id")
+REMOVE_ALL: Final = text("""
+DELETE FROM inbox_messages WHERE user_id = ANY(CAST(:user_ids AS bigint[])) RETURNING id""")
+"""Empty the inboxes of users whom this transaction has deleted."""
 
 _LARGEST_ID: Final = 2**63 - 1
 
@@ -131,7 +133,7 @@ def mark_read(
 
 def remove_all(connection: Connection, user_id: int) -> None:
     """Empty the inbox of a user whom this transaction has deleted."""
-    connection.execute(_REMOVE_ALL, {"user_id": user_id})
+    connection.execute(REMOVE_ALL, {"user_ids": [user_id]})
 
 
 def _entry(row: Row[Any]) -> InboxEntry:

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, text
 from scheduler.clock import SettableClock
 from scheduler.domain.access import SYSTEM
 from scheduler.domain.user import UserInput, UserPatch
-from scheduler.store import creation, users
+from scheduler.store import user_writes, users
+from scheduler.store.user_writes import NewUser, UserWrites
 from scheduler.store.users import StoredUser
 from tests.fixtures.time_travel import TENANT, TimeTravel, utc
 from tests.fixtures.waiting import wait_until_blocked
@@ -51,7 +52,9 @@ def overlapping(
 
 def write_both_dates(travel: TimeTravel, user_id: int) -> Callable[[Connection], object]:
     def write(connection: Connection) -> object:
-        return users.replace(connection, TENANT, user_id, ann(dates=BOTH), now=travel.clock.now())
+        user_writes.lock(connection, TENANT, user_ids=[user_id])
+        both = UserWrites(changed={user_id: ann(dates=BOTH)})
+        return user_writes.write(connection, TENANT, both, now=travel.clock.now())
 
     return write
 
@@ -95,11 +98,10 @@ def test_an_import_leaves_no_date_of_what_it_replaces(travel: TimeTravel) -> Non
 
 
 def test_an_import_leaves_no_date_of_a_user_who_was_just_added(travel: TimeTravel) -> None:
+    both = UserWrites(new=[NewUser(ann(dates=BOTH), SYSTEM, None)])
     overlapping(
         travel,
-        lambda connection: creation.create(
-            connection, TENANT, ann(dates=BOTH), SYSTEM, now=travel.clock.now()
-        ),
+        lambda connection: user_writes.write(connection, TENANT, both, now=travel.clock.now()),
         lambda: travel.registry.upsert(TENANT, [ann()]),
     )
     assert stored(travel).values.dates == BIRTHDAY

@@ -1,0 +1,285 @@
+"""Write some users at once: new ones, changed ones and deleted ones, with their entries in the audit log.
+
+Two steps, a round trip each. `lock` keeps others from these users, waits for deletions under way, and reads them as
+they are since. `write` does what was decided, shares planning and then reads the watermarks. In between nothing that
+was read can change, but that somebody else adds a user: the write then fails by the constraint, for all.
+
+A user is given as JSON, which the audit log keeps as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from psycopg.errors import UniqueViolation
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+
+from scheduler.domain.access import Actor
+from scheduler.domain.user import UserInput
+from scheduler.store import inbox, locks, users
+from scheduler.store.bulk_users import AddedMeanwhile
+from scheduler.store.direct import Direct, Parameters, together
+from scheduler.store.known_occasions import WATERMARKS
+from scheduler.store.users import NOT_ERASED, SELECT_USER, StoredUser, stored_user
+
+_LOCK: Final = text("""
+SELECT id FROM users WHERE tenant_id = :tenant_id AND id = ANY(CAST(:user_ids AS bigint[]))
+ORDER BY id FOR NO KEY UPDATE""")
+
+_LOCK_EXTERNAL: Final = text("""
+SELECT id, external_id FROM users
+WHERE tenant_id = :tenant_id AND external_id = ANY(CAST(:external_ids AS text[]))
+ORDER BY id FOR NO KEY UPDATE""")
+
+_READ: Final = text(f"{SELECT_USER} AND u.id = ANY(CAST(:user_ids AS bigint[]))")
+_READ_EXTERNAL: Final = text(f"{SELECT_USER} AND u.external_id = ANY(CAST(:external_ids AS text[]))")
+
+_INPUT: Final = """
+given AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(CAST(:users AS jsonb)) AS given (
+        user_id bigint, tombstone text, actor text, address text, request_id text, "user" jsonb)
+),
+input AS MATERIALIZED (
+    SELECT * FROM given CROSS JOIN LATERAL jsonb_to_record(given."user") AS input (
+        external_id text, first_name text, last_name text, email text, phone text, push_token text,
+        webhook_url text, timezone text, locale text, preferred_time time, dates jsonb, attributes jsonb)
+)"""
+
+_NAMES: Final = (
+    "external_id, first_name, last_name, email, phone, push_token, webhook_url, timezone, locale, preferred_time,"
+    " attributes"
+)
+_VALUES: Final = ", ".join(f"i.{name}" for name in _NAMES.split(", "))
+
+_CREATE: Final = text(f"""
+WITH {_INPUT},
+written AS (
+    INSERT INTO users (id, tenant_id, {_NAMES}, version, created_at, updated_at)
+    SELECT coalesce(d.user_id, nextval('users_id_seq')), :tenant_id, {_VALUES}, coalesce(d.version, 0) + 1, :now, :now
+    FROM input i
+    LEFT JOIN deleted_users d ON d.tenant_id = :tenant_id AND d.external_id = i.external_id
+        AND NOT EXISTS (SELECT FROM users renamed WHERE renamed.id = d.user_id)
+    WHERE {NOT_ERASED.format(tombstone="decode(i.tombstone, 'hex')")}
+    ORDER BY i.external_id
+    RETURNING id, external_id, version
+),
+written_dates AS (
+    INSERT INTO user_dates (user_id, name, tenant_id, value)
+    SELECT w.id, each.key, :tenant_id, CAST(each.value AS date)
+    FROM written w JOIN input i USING (external_id) CROSS JOIN LATERAL jsonb_each_text(i.dates) AS each
+),
+noted AS (
+    INSERT INTO audit_log (at, tenant_id, actor, address, request_id, action, kind, subject, before, after)
+    SELECT :now, :tenant_id, i.actor, i.address, i.request_id, 'create', 'user', CAST(w.id AS text), NULL, i."user"
+    FROM written w JOIN input i USING (external_id)
+)
+SELECT id, external_id, version FROM written""")
+
+_CHANGE: Final = text(f"""
+WITH {_INPUT},
+written AS (
+    UPDATE users u SET ({_NAMES}, version, updated_at) = ROW ({_VALUES}, u.version + 1, :now)
+    FROM input i
+    WHERE u.id = i.user_id AND u.tenant_id = :tenant_id AND u.id = ANY(CAST(:user_ids AS bigint[]))
+    RETURNING u.id, u.version, i.dates
+),
+input_dates AS MATERIALIZED (
+    SELECT w.id AS user_id, each.key AS name, CAST(each.value AS date) AS value
+    FROM written w CROSS JOIN LATERAL jsonb_each_text(w.dates) AS each
+),
+removed_dates AS (
+    DELETE FROM user_dates d USING written w
+    WHERE d.user_id = w.id AND d.user_id = ANY(CAST(:user_ids AS bigint[])) AND NOT w.dates ? d.name
+),
+written_dates AS (
+    INSERT INTO user_dates (user_id, name, tenant_id, value)
+    SELECT user_id, name, :tenant_id, value FROM input_dates
+    ON CONFLICT (user_id, name) DO UPDATE SET value = excluded.value WHERE user_dates.value <> excluded.value
+)
+SELECT id, version FROM written""")
+
+_NOTE: Final = text("""
+INSERT INTO audit_log (at, tenant_id, actor, address, request_id, action, kind, subject, before, after)
+SELECT :now, :tenant_id, e.actor, e.address, e.request_id, e.action, 'user', e.subject, e.before, e.after
+FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS e (
+    actor text, address text, request_id text, action text, subject text, before jsonb, after jsonb)
+RETURNING id""")
+
+_DIRECT_LOCK: Final = Direct(_LOCK)
+_DIRECT_LOCK_EXTERNAL: Final = Direct(_LOCK_EXTERNAL)
+_DIRECT_READ: Final = Direct(_READ)
+_DIRECT_READ_EXTERNAL: Final = Direct(_READ_EXTERNAL)
+_DIRECT_CREATE: Final = Direct(_CREATE)
+_DIRECT_CHANGE: Final = Direct(_CHANGE)
+_DIRECT_DELETE: Final = Direct(users.DELETE)
+_DIRECT_EMPTY_INBOXES: Final = Direct(inbox.REMOVE_ALL)
+_DIRECT_NOTE: Final = Direct(_NOTE)
+_DIRECT_SHARE: Final = Direct(locks.SHARE)
+
+
+@dataclass(frozen=True, slots=True)
+class LockedUsers:
+    """Who there is of those who were asked for: as they are and stay until the transaction ends.
+
+    `owners` has the ids by the external ids that were asked for, also of those who were not read.
+    """
+
+    by_id: Mapping[int, StoredUser]
+    owners: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """A user to add, by whom, and the hash that their erasure would be known by (None: there is no key for it)."""
+
+    user: UserInput
+    actor: Actor
+    tombstone: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An entry for the audit log about a user; `before` and `after` as `audit.add` has them."""
+
+    user_id: int
+    actor: Actor
+    action: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class UserWrites:
+    """What to write. External ids differ, and each user is there once; `notes` are of the changed and the deleted."""
+
+    new: Sequence[NewUser] = ()
+    changed: Mapping[int, UserInput] = field(default_factory=dict)
+    deleted_ids: Sequence[int] = ()
+    notes: Sequence[Note] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written.
+
+    `created`: id and version by external id, without those who were erased. `versions`: of the changed. `watermarks`:
+    the rows of `WATERMARKS`, as of when planning was shared.
+    """
+
+    created: Mapping[str, tuple[int, int]]
+    versions: Mapping[int, int]
+    watermarks: Sequence[Any]
+
+
+def lock(
+    connection: Connection,
+    tenant_id: int,
+    *,
+    user_ids: Iterable[int] = (),
+    external_ids: Iterable[str] = (),
+    wanted: Iterable[str] = (),
+) -> LockedUsers:
+    """Lock and read the users of these ids and external ids; lock, not read, those who have a `wanted` external id."""
+    keys, names = sorted(user_ids), sorted(external_ids)
+    by_id: dict[str, Any] = {"tenant_id": tenant_id, "user_ids": keys}
+    by_external_id: dict[str, Any] = {"tenant_id": tenant_id, "external_ids": names}
+    owners: dict[str, Any] = {"tenant_id": tenant_id, "external_ids": sorted({*names, *wanted})}
+    calls: list[tuple[Direct, Parameters]] = []
+    if keys:
+        calls.append((_DIRECT_LOCK, by_id))
+    if owners["external_ids"]:
+        calls.append((_DIRECT_LOCK_EXTERNAL, owners))
+    # Statements of their own: the dates of a user are read as they are once the lock is held (see `users`).
+    if keys:
+        calls.append((_DIRECT_READ, by_id))
+    if names:
+        calls.append((_DIRECT_READ_EXTERNAL, by_external_id))
+    rows = _answered(connection, calls)
+    found = [*rows.get(_DIRECT_READ, ()), *rows.get(_DIRECT_READ_EXTERNAL, ())]
+    return LockedUsers(
+        {row.id: stored_user(row) for row in found},
+        {row.external_id: row.id for row in rows.get(_DIRECT_LOCK_EXTERNAL, ())},
+    )
+
+
+def write(connection: Connection, tenant_id: int, writes: UserWrites, *, now: datetime) -> Written:
+    """Do all of this, and share planning. Raises AddedMeanwhile where an external id was taken since the lock."""
+    tenant = {"tenant_id": tenant_id}
+    written = tenant | {"now": now}
+    calls: list[tuple[Direct, Parameters]] = []
+    # Who goes first leaves room: nobody of the same external id is both deleted and added.
+    if writes.deleted_ids:
+        deleted = written | {"user_ids": sorted(writes.deleted_ids)}
+        # By a statement of its own: what a worker put in while the deletion waited for it is seen as well.
+        calls += [(_DIRECT_DELETE, deleted), (_DIRECT_EMPTY_INBOXES, deleted)]
+    if writes.changed:
+        changed = {"user_ids": sorted(writes.changed), "users": _changed_as_json(writes.changed)}
+        calls.append((_DIRECT_CHANGE, written | changed))
+    if writes.new:
+        calls.append((_DIRECT_CREATE, written | {"users": _new_as_json(writes.new)}))
+    if writes.notes:
+        calls.append((_DIRECT_NOTE, written | {"entries": _notes_as_json(writes.notes)}))
+    calls += [(_DIRECT_SHARE, locks.planning_of(tenant_id)), (WATERMARKS, tenant)]
+    try:
+        rows = _answered(connection, calls)
+    except IntegrityError as error:
+        if isinstance(error.orig, UniqueViolation):
+            raise AddedMeanwhile from None
+        raise
+    return Written(
+        {row.external_id: (row.id, row.version) for row in rows.get(_DIRECT_CREATE, ())},
+        {row.id: row.version for row in rows.get(_DIRECT_CHANGE, ())},
+        rows[WATERMARKS],
+    )
+
+
+def _answered(
+    connection: Connection, calls: Sequence[tuple[Direct, Parameters]]
+) -> dict[Direct, Sequence[Any]]:
+    """The rows of each statement, all in one round trip."""
+    statements = [statement for statement, _ in calls]
+    return dict(zip(statements, together(connection, calls), strict=True))
+
+
+def _new_as_json(new: Sequence[NewUser]) -> str:
+    return _json(
+        _by(each.actor)
+        | {
+            "user": orjson.Fragment(each.user.model_dump_json()),
+            "tombstone": None if each.tombstone is None else each.tombstone.hex(),
+        }
+        for each in new
+    )
+
+
+def _changed_as_json(changed: Mapping[int, UserInput]) -> str:
+    return _json(
+        {"user_id": user_id, "user": orjson.Fragment(user.model_dump_json())}
+        for user_id, user in changed.items()
+    )
+
+
+def _notes_as_json(notes: Sequence[Note]) -> str:
+    return _json(
+        _by(note.actor)
+        | {
+            "action": note.action,
+            "subject": str(note.user_id),
+            "before": note.before,
+            "after": note.after,
+        }
+        for note in notes
+    )
+
+
+def _by(actor: Actor) -> dict[str, Any]:
+    return {"actor": actor.name, "address": actor.address, "request_id": actor.request_id}
+
+
+def _json(items: Iterable[Mapping[str, Any]]) -> str:
+    return orjson.dumps(list(items)).decode()
