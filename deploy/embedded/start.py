@@ -44,12 +44,13 @@ _SETTINGS: Mapping[str, str] = {
     "unix_socket_directories": "",
     "cluster_name": "daybreak",
     "max_connections": "100",
-    "shared_buffers": "128MB",
     "effective_cache_size": "1GB",
     "work_mem": "16MB",
     "maintenance_work_mem": "128MB",
     "min_wal_size": "128MB",
-    "max_wal_size": "1GB",
+    # Planning millions writes each page of the log's index in full after each checkpoint: fewer of those.
+    "max_wal_size": "2GB",
+    "wal_buffers": "16MB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",
     # Our statements are short or bound by writing: what these two cost to set up is never earned back.
@@ -66,6 +67,9 @@ _SETTINGS: Mapping[str, str] = {
     # costs each connection 4 ms.
     "scram_iterations": "1",
 }
+
+_LEAST_SHARED_MEGABYTES = 128
+_MOST_SHARED_MEGABYTES = 512
 
 _THROWAWAY: Mapping[str, str] = {
     "fsync": "off",
@@ -105,6 +109,12 @@ def start_embedded(
             return attached
         pause.wait(POLL_SECONDS)
     raise DatabaseUnavailable(f"a server holds {folder.path} but does not answer; see {folder.log_path}")
+
+
+def _shared_megabytes() -> int:
+    """An eighth of the machine's memory, within bounds: a large log's index is planned into from there."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return min(_MOST_SHARED_MEGABYTES, max(_LEAST_SHARED_MEGABYTES, memory // 8))
 
 
 @contextmanager
@@ -185,7 +195,13 @@ class _Start:
 
     def _launch(self, account: Account, binaries: Binaries, port: int) -> subprocess.Popen[bytes]:
         careless = _THROWAWAY if self.durability is Durability.throwaway else {}
-        settings = {**_SETTINGS, **careless, **self.settings, "port": str(port)}
+        settings = {
+            **_SETTINGS,
+            "shared_buffers": f"{_shared_megabytes()}MB",
+            **careless,
+            **self.settings,
+            "port": str(port),
+        }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with self.folder.open_log() as log:
             program: list[str | Path] = [binaries.postgres, "-D", self.folder.cluster, *options]

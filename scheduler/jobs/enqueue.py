@@ -46,17 +46,20 @@ class Enqueue:
         """
         total: Counter[str] = Counter(enqueued=0, unpublished=0, lapsed_leases=0)
         started = self._clock.monotonic()
-        lapse_at = now
+        lapse_at = now + _LONGEST_REST
         while not (stop and stop.is_set()):
             moment = now + timedelta(seconds=self._clock.monotonic() - started)
-            if moment >= lapse_at:
-                total["lapsed_leases"] += self._lapse_leases(moment)
-                lapse_at = moment + _LONGEST_REST
+            # What falls due at this instant does not wait until lost workers have been looked for.
             references = self._take_due(moment)
             is_published = self._publishing.publish(references, moment)
             total["enqueued"] += len(references)
             total["unpublished"] += 0 if is_published else len(references)
-            if not references:
+            if references and moment < lapse_at:
+                continue
+            lapsed = self._lapse_leases(moment)
+            lapse_at = moment + _LONGEST_REST
+            total["lapsed_leases"] += lapsed
+            if not references and not lapsed:
                 break
         return total
 

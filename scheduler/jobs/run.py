@@ -69,7 +69,8 @@ class JobRunner:
         started_at = self._clock.now()
         with self._engine.begin() as connection:
             if actor is not None:
-                audit.add(connection, actor, "run", "job", job, None, None, now=started_at)
+                after = {"trigger": trigger.value}
+                audit.add(connection, actor, "run", "job", job, None, after, now=started_at)
             return job_runs.begin(
                 connection,
                 job,
@@ -80,6 +81,12 @@ class JobRunner:
             )
 
     def _finish(self, run_id: int, counts: Mapping[str, int], error: Exception | None) -> None:
-        described = None if error is None else f"{type(error).__name__}: {error}"
+        described = None if error is None else _described(error)
         with self._engine.begin() as connection:
             job_runs.finish(connection, run_id, counts, finished_at=self._clock.now(), error=described)
+
+
+def _described(error: Exception) -> str:
+    """The first line: drivers put rows, and with them people, into the others, and all tenants may read it."""
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line}"

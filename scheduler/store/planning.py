@@ -1,9 +1,9 @@
-"""Write what is due into the message log, set by set.
+"""Write what is due into the message log, set by set: what all ways of planning share, and replanning users.
 
-Both entrances take moments (which zone, which local date, which instant: computed by the calendar)
-and leave the matching of people to one statement:
+Each way takes moments (which zone, which local date, which instant: computed by the calendar) and leaves the
+matching of people to one statement:
 
-- `plan_window` adds an occasion's messages for a window. It never touches what is there.
+- `bulk_planning.plan_window` adds an occasion's messages for a window. It never touches what is there.
 - `replan_users` makes the log agree with the users as they are now: adds, moves and removes what is
   still `scheduled`, and leaves what is `sending` or later.
 
@@ -17,7 +17,7 @@ an hour and chunks to some thousands of users.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
@@ -28,6 +28,7 @@ from scheduler.domain.batch import MAX_BATCH_SIZE
 from scheduler.domain.calendar import Moment
 from scheduler.domain.message import SPENT_STATES
 from scheduler.domain.occasion import Occasion, YearlyRule
+from scheduler.store.direct import Direct
 
 _SPENT: Final = ", ".join(f"'{state}'" for state in SPENT_STATES)
 
@@ -43,7 +44,7 @@ moments AS MATERIALIZED (
                  time_rule, date_name, month_day, year, at_once)
 )"""
 
-_CHOSEN_TIME: Final = "(m.chosen_time IS NULL OR m.chosen_time = coalesce(u.preferred_time, m.default_time))"
+CHOSEN_TIME: Final = "(m.chosen_time IS NULL OR m.chosen_time = coalesce(u.preferred_time, m.default_time))"
 
 # A user without an address for the channel is not due on it; an edit that adds the address replans.
 REACHABLE: Final = """CASE channel
@@ -52,9 +53,9 @@ REACHABLE: Final = """CASE channel
     ELSE true END"""
 
 # The first anniversary of a date is a year after it.
-_HAS_BEGUN: Final = "m.year > extract(year FROM d.value)"
+HAS_BEGUN: Final = "m.year > extract(year FROM d.value)"
 
-_YEAR_NOT_SPENT: Final = f"""
+YEAR_NOT_SPENT: Final = f"""
 NOT EXISTS (
     SELECT FROM message_log other
     WHERE other.user_id = u.id AND other.local_date BETWEEN :year_first AND :year_last
@@ -62,25 +63,7 @@ NOT EXISTS (
       AND other.year = m.year AND other.local_date <> m.local_date AND other.state IN ({_SPENT})
 )"""
 
-_DATED_CANDIDATES: Final = f"""
-    SELECT u.id AS user_id, u.version AS user_version, u.tenant_id, channel, m.*
-    FROM (
-        SELECT user_id, value, month_day FROM user_dates
-        WHERE tenant_id = :tenant_id AND name = :name AND month_day = ANY(CAST(:month_days AS smallint[]))
-    ) d
-    JOIN users u ON u.id = d.user_id
-    JOIN moments m ON m.timezone = u.timezone AND m.month_day = d.month_day
-    CROSS JOIN unnest(CAST(:channels AS channel[])) AS channel
-    WHERE {_HAS_BEGUN} AND {_CHOSEN_TIME} AND {REACHABLE} AND {_YEAR_NOT_SPENT}"""
-
-_UNDATED_CANDIDATES: Final = f"""
-    SELECT u.id AS user_id, u.version AS user_version, u.tenant_id, channel, m.*
-    FROM users u
-    JOIN moments m ON m.timezone = u.timezone
-    CROSS JOIN unnest(CAST(:channels AS channel[])) AS channel
-    WHERE u.tenant_id = :tenant_id AND u.timezone = ANY(CAST(:zones AS text[])) AND {_CHOSEN_TIME} AND {REACHABLE}"""
-
-_LOG_COLUMNS: Final = """(
+LOG_COLUMNS: Final = """(
     user_id, send_at, occasion_id, local_date, channel, tenant_id, state, user_version, date_rule, time_rule,
     slot, attempt, year, timezone
 )"""
@@ -114,7 +97,7 @@ WITH {_MOMENTS},
 candidates AS MATERIALIZED ({candidates}
 ),
 fresh AS (
-    INSERT INTO message_log {_LOG_COLUMNS}
+    INSERT INTO message_log {LOG_COLUMNS}
     SELECT user_id, send_at, occasion_id, local_date, channel, tenant_id, 'scheduled', user_version, date_rule,
            time_rule, slot, 0, year, timezone
     FROM candidates ORDER BY send_at, local_date, slot, channel, user_id
@@ -126,17 +109,16 @@ SELECT (SELECT count(*) FROM fresh) AS added, (SELECT count(*) FROM candidates) 
        (SELECT count(*) FROM batched) AS batches"""
 
 
-_PLAN_DATED: Final = text(plan_statement(_DATED_CANDIDATES))
-_PLAN_UNDATED: Final = text(plan_statement(_UNDATED_CANDIDATES))
-
 # What a worker claims meanwhile is waited for and seen as claimed: the replan must not take its year for free.
 _LOCK_SCHEDULED: Final = text("""
-SELECT count(*) FROM (
-    SELECT FROM message_log
-    WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND local_date >= :date_first
-      AND occasion_id = ANY(CAST(:occasion_ids AS integer[])) AND state = 'scheduled'
+SELECT DISTINCT user_id, occasion_id FROM (
+    SELECT user_id, occasion_id FROM message_log
+    WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND local_date >= :date_first AND state = 'scheduled'
+      AND (CAST(:occasion_ids AS integer[]) IS NULL OR occasion_id = ANY(CAST(:occasion_ids AS integer[])))
     FOR UPDATE
 ) AS locked""")
+
+_DIRECT_LOCK_SCHEDULED: Final = Direct(_LOCK_SCHEDULED)
 
 # `dated` is materialized so that a date meets the moments on zone, name and day at once. Left to itself the
 # planner, which cannot know how few moments fall on one day, joins by zone alone: ten times the rows.
@@ -162,14 +144,14 @@ candidates AS (
     JOIN moments m ON m.timezone = d.timezone AND m.date_name = d.name AND m.month_day = d.month_day
     JOIN occasions o ON o.id = m.occasion_id AND o.tenant_id = u.tenant_id
     CROSS JOIN LATERAL unnest(o.channels) AS channel
-    WHERE {_HAS_BEGUN} AND {_CHOSEN_TIME} AND {REACHABLE} AND {_YEAR_NOT_SPENT}
+    WHERE {HAS_BEGUN} AND {CHOSEN_TIME} AND {REACHABLE} AND {YEAR_NOT_SPENT}
     UNION ALL
     SELECT u.id, u.version, u.tenant_id, channel, m.*
     FROM subjects u
     JOIN moments m ON m.timezone = u.timezone AND m.date_name IS NULL
     JOIN occasions o ON o.id = m.occasion_id AND o.tenant_id = u.tenant_id
     CROSS JOIN LATERAL unnest(o.channels) AS channel
-    WHERE {_CHOSEN_TIME} AND {REACHABLE}
+    WHERE {CHOSEN_TIME} AND {REACHABLE}
 ),
 desired AS MATERIALIZED (
     SELECT c.*, e.send_at AS existing_send_at, e.time_rule AS existing_time_rule,
@@ -187,10 +169,10 @@ removed AS (
       AND NOT EXISTS (
           SELECT FROM desired d WHERE d.user_id = e.user_id AND d.local_date = e.local_date
              AND d.occasion_id = e.occasion_id AND d.slot = e.slot AND d.channel = e.channel)
-    RETURNING 1
+    RETURNING l.user_id
 ),
 written AS (
-    INSERT INTO message_log AS l {_LOG_COLUMNS}
+    INSERT INTO message_log AS l {LOG_COLUMNS}
     SELECT user_id, due_at, occasion_id, local_date, channel, tenant_id, 'scheduled', user_version, date_rule,
            CASE due_at WHEN send_at THEN time_rule WHEN existing_send_at THEN existing_time_rule ELSE 'same_day' END,
            slot, 0, year, timezone
@@ -208,11 +190,16 @@ fresh AS (
     SELECT * FROM compared WHERE existing_send_at IS DISTINCT FROM send_at
 ),
 {BATCHES}
-SELECT (SELECT count(*) FROM removed) AS removed, (SELECT count(*) FROM batched) AS batches,
-       count(*) FILTER (WHERE existing_send_at IS NULL) AS planned,
+SELECT user_id, count(*) FILTER (WHERE stays AND existing_send_at IS NULL) AS planned,
        count(*) FILTER (WHERE existing_send_at <> send_at) AS moved,
-       count(*) FILTER (WHERE existing_send_at = send_at) AS kept
-FROM compared""")
+       count(*) FILTER (WHERE existing_send_at = send_at) AS kept,
+       count(*) FILTER (WHERE NOT stays) AS removed
+FROM (
+    SELECT user_id, existing_send_at, send_at, true AS stays FROM compared
+    UNION ALL
+    SELECT user_id, NULL, NULL, false FROM removed
+) AS changes
+GROUP BY user_id""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +238,11 @@ class Replanned:
         )
 
 
+def sum_of(by_user: Mapping[int, Replanned]) -> Replanned:
+    """What replanning did for all of them."""
+    return sum(by_user.values(), Replanned())
+
+
 @dataclass(frozen=True, slots=True)
 class OccasionMoment:
     """A moment and the occasion it belongs to.
@@ -264,33 +256,29 @@ class OccasionMoment:
     at_once: bool = False
 
 
-def plan_window(
+def lock_scheduled(
     connection: Connection,
-    occasion: Occasion,
-    moments: Sequence[Moment],
+    user_ids: Sequence[int],
     *,
-    now: datetime,
-    batch_size: int = MAX_BATCH_SIZE,
-) -> Planned:
-    """Add the messages that `occasion` owes at `moments`; those already in the log stay as they are."""
-    if not moments:
-        return Planned()
-    parameters = moment_parameters([OccasionMoment(occasion, moment) for moment in moments])
-    parameters |= {
-        "tenant_id": occasion.tenant_id,
-        "channels": [channel.value for channel in occasion.channels],
-        "batch_size": batch_size,
-        "now": now,
+    date_first: date,
+    occasion_ids: Sequence[int] | None = None,
+) -> dict[int, set[int]]:
+    """Lock what is scheduled for users from `date_first` on; returns the ids of its occasions by user.
+
+    None: of all occasions. The users' rows must be locked. What becomes scheduled later on was planned for them as
+    they were before, and follows once a worker claims it.
+    """
+    parameters = {
+        "user_ids": list(user_ids),
+        "date_first": date_first,
+        "occasion_ids": None if occasion_ids is None else list(occasion_ids),
     }
-    if isinstance(occasion.rule, YearlyRule):
-        statement = _PLAN_DATED
-        parameters["name"] = occasion.rule.date_name
-        parameters["month_days"] = sorted({moment.month_day for moment in moments})
-    else:
-        statement = _PLAN_UNDATED
-        parameters["zones"] = sorted({moment.timezone for moment in moments})
-    row = connection.execute(statement, parameters).one()
-    return Planned(added=row.added, already_there=row.candidates - row.added, batches=row.batches)
+    found: dict[int, set[int]] = {}
+    if not user_ids:
+        return found
+    for row in _DIRECT_LOCK_SCHEDULED.rows(connection, parameters):
+        found.setdefault(row.user_id, set()).add(row.occasion_id)
+    return found
 
 
 def replan_users(
@@ -303,26 +291,28 @@ def replan_users(
     deferred_first: date,
     now: datetime,
     batch_size: int = MAX_BATCH_SIZE,
-) -> Replanned:
-    """Make what is scheduled for `user_ids` agree with the users and `moments` as they are now.
+) -> dict[int, Replanned]:
+    """Make what is scheduled for `user_ids` agree with the users and `moments` as they are now; what changed, by user.
 
     Scheduled messages of `occasion_ids` from `date_first` on that no moment asks for are removed; a
     user who is gone keeps none. A message that was ahead and whose time is past by the edit falls
     due at `now`; one that was due already stays due as it was. One that quiet hours put off stays put off
     until its user moves to another zone: whether it is quiet there is seen when it is claimed. It is left
     alone where its local date is before `deferred_first`, from which on `moments` know all that was ever due.
-    The users' rows must be locked.
+    The users' rows must be locked, and then what is scheduled for them (`lock_scheduled`).
     """
-    subjects = {
+    parameters = moment_parameters(moments) | {
         "user_ids": list(user_ids),
         "occasion_ids": list(occasion_ids),
         "date_first": date_first,
+        "deferred_first": deferred_first,
+        "batch_size": batch_size,
+        "now": now,
     }
-    connection.execute(_LOCK_SCHEDULED, subjects)
-    parameters = moment_parameters(moments) | subjects
-    parameters |= {"deferred_first": deferred_first, "batch_size": batch_size, "now": now}
-    row = connection.execute(_REPLAN, parameters).one()
-    return Replanned(planned=row.planned, moved=row.moved, kept=row.kept, removed=row.removed)
+    return {
+        row.user_id: Replanned(planned=row.planned, moved=row.moved, kept=row.kept, removed=row.removed)
+        for row in connection.execute(_REPLAN, parameters)
+    }
 
 
 def moment_parameters(moments: Sequence[OccasionMoment]) -> dict[str, Any]:

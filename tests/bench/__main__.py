@@ -119,8 +119,8 @@ def _draw(results: Path) -> None:
         return
     chart = results.with_suffix(".png")
     command = [str(python), str(Path(__file__).parent / "peers" / "chart.py"), str(results), str(chart)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    click.echo(str(chart))
+    drawn = subprocess.run(command, cwd=ROOT, check=False)
+    click.echo(str(chart) if drawn.returncode == 0 else "the chart could not be drawn")
 
 
 if __name__ == "__main__":

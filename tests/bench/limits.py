@@ -43,12 +43,25 @@ WHERE {_OF_BATCH} AND state = 'sending' AND batch_id = %(batch_id)s"""
 _COPY: Final = text("""
 CREATE TABLE rows_to_plan AS
 SELECT id AS user_id, timezone, version AS user_version, tenant_id FROM users ORDER BY timezone, id""")
+_COPY_BATCHES: Final = text("""
+CREATE TABLE batches_to_plan AS
+SELECT array_agg(user_id ORDER BY user_id) AS user_ids
+FROM (SELECT timezone, user_id, (row_number() OVER (PARTITION BY timezone ORDER BY user_id) - 1) / 500 AS chunk
+      FROM rows_to_plan) AS numbered
+GROUP BY timezone, chunk ORDER BY timezone, chunk""")
 _INSERT: Final = text("""
 INSERT INTO message_log (user_id, send_at, occasion_id, local_date, channel, tenant_id, state, user_version, date_rule,
                          time_rule, slot, attempt, year, timezone)
 SELECT user_id, CAST(:send_at AS timestamptz), :occasion_id, CAST(:local_date AS date), 'email', tenant_id, 'scheduled',
        user_version, 'exact', 'exact', 0, 0, NULL, timezone
 FROM rows_to_plan""")
+_INSERT_BATCHES: Final = text("""
+INSERT INTO batches (tenant_id, occasion_id, local_date, slot, channel, priority, send_at, due_at, attempt, user_ids,
+                     state, lease_token, sent_count, retried_count, dead_count, expired_count, cancelled_count,
+                     created_at)
+SELECT 1, :occasion_id, CAST(:local_date AS date), 0, 'email', 'normal', CAST(:send_at AS timestamptz),
+       CAST(:send_at AS timestamptz), 0, user_ids, 'pending', 0, 0, 0, 0, 0, 0, CAST(:send_at AS timestamptz)
+FROM batches_to_plan""")
 
 
 def curl_rate(url: str, requests: int) -> float:
@@ -92,16 +105,18 @@ def _drain(url: str, batch_ids: Sequence[int]) -> None:
 
 
 def prepare_plan_limit(database: Database) -> None:
-    """Put the rows that planning would write in a table, in the order it writes them."""
+    """Put the messages and batches that planning would write in tables, in the order it writes them."""
     database.execute(_COPY)
+    database.execute(_COPY_BATCHES)
 
 
 def sql_plan_rate(database: Database, occasion_id: int, send_at: datetime) -> float:
-    """Rows a second of one `INSERT … SELECT` of the messages that planning one occasion writes."""
+    """Messages a second of `INSERT … SELECT` of what planning one occasion writes: its messages and their batches."""
     with database.engine.begin() as connection:
         Partitions().ensure(connection, send_at.date(), send_at.date())
     started = perf_counter()
     with database.engine.begin() as connection:
         parameters = {"occasion_id": occasion_id, "send_at": send_at, "local_date": send_at.date()}
         rows = connection.execute(_INSERT, parameters).rowcount
+        connection.execute(_INSERT_BATCHES, parameters)
     return rows / (perf_counter() - started)
