@@ -5,24 +5,35 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, RootModel, ValidationError
 
+from api.access import FIRST_TENANT
 from api.answers import time_of_day
 from api.bodies import JSON, read_body
 from api.services import services
 from scheduler.domain.duration import format_duration
+from scheduler.domain.field_error import FieldError
 from scheduler.domain.occasion import Channel, Occasion
 from scheduler.domain.occasion_errors import occasion_errors
-from scheduler.domain.occasion_input import rule_as_json
+from scheduler.domain.occasion_input import OccasionInput, occasion_of, rule_as_json
 from scheduler.domain.upcoming import Occurrence
 from scheduler.domain.zones import zone
 from scheduler.errors import InvalidInput
 from scheduler.occasion_preview import PreviewedMessage, PreviewedUser
 from scheduler.store.backlogs import Backlog
+from scheduler.texts.checking import check_texts
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_ANY_OCCASION: Final = {
+    "key": "any",
+    "name": "Any",
+    "rule": {"kind": "yearly", "date_name": "birthday"},
+    "subject": "-",
+    "body": "-",
+}
 
 
 class _Object(RootModel[dict[str, Any]]):
@@ -35,7 +46,18 @@ def read_occasion_body(model: type[Model], media_types: Collection[str] = (JSON,
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise InvalidInput(occasion_errors(error)) from None
+        texts = _text_errors(given, error) if model is OccasionInput else []
+        raise InvalidInput([*occasion_errors(error), *texts]) from None
+
+
+def _text_errors(given: dict[str, Any], error: ValidationError) -> list[FieldError]:
+    """What is wrong with the texts of an occasion that is refused anyway, so that all is said at once."""
+    wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False) if detail["loc"]}
+    right = {name: value for name, value in given.items() if name not in wrong}
+    try:
+        return check_texts(occasion_of(OccasionInput.model_validate(_ANY_OCCASION | right), FIRST_TENANT))
+    except ValidationError:
+        return []
 
 
 def occasion_as_json(occasion: Occasion) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Blueprint, Response
+from sqlalchemy import Connection
 
 from api.answers import json_answer, time_of_day
 from api.endpoint import endpoint
@@ -23,21 +25,22 @@ from api.services import services
 from api.tenancy import tenant_id
 from scheduler.domain.access import Scope
 from scheduler.domain.field_error import FieldError
-from scheduler.domain.message import MessageKey, MessageState
-from scheduler.domain.occasion import Occasion
+from scheduler.domain.message import MessageKey, MessageState, NotSentReason
+from scheduler.domain.occasion import Channel, Occasion
 from scheduler.domain.occasion_input import occasion_of
 from scheduler.domain.upcoming import Occurrence, upcoming
 from scheduler.errors import InvalidInput, NotFound
 from scheduler.occasion_preview import (
     PreviewPolicy,
     Recipient,
+    addresses_of,
     person_of,
     preview,
     reachable,
     sample_for,
 )
 from scheduler.service import links_for
-from scheduler.store import backlogs, occasion_groups
+from scheduler.store import backlogs, occasion_groups, preferences
 from scheduler.store import occasions as stored_occasions
 from scheduler.store import users as stored_users
 from scheduler.store.users import StoredUser
@@ -87,7 +90,7 @@ def preview_occasion() -> Response:
     errors=(HTTPStatus.NOT_FOUND,),
 )
 def list_occurrences(user_id: int) -> Response:
-    """The next occurrences of a user, of all active occasions, planned already or not."""
+    """The next occurrences of a user, of all active occasions, planned already or not, and what would be withheld."""
     query = read_query(OccurrencesQuery)
     now = services().clock.now()
     with services().reading() as connection:
@@ -111,7 +114,39 @@ def list_occurrences(user_id: int) -> Response:
             date_first=min(dates) - timedelta(days=1),
             date_last=min(max(dates), (now + services().settings.horizon).date() + timedelta(days=3)),
         )
-    return json_answer({"occurrences": [_as_json(user, occasion, each, states) for occasion, each in shown]})
+        refusals = _refusals(connection, user)
+    return json_answer(
+        {"occurrences": [_as_json(user, occasion, each, states, refusals) for occasion, each in shown]}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusals:
+    """What is not to be sent to a user: on which channels, and of which occasions (None: of all)."""
+
+    suppressed: frozenset[Channel]
+    unsubscribed: frozenset[tuple[Channel, int | None]]
+
+    def reason(self, key: MessageKey) -> NotSentReason | None:
+        """Why a message would be withheld, as workers see it."""
+        if key.channel in self.suppressed:
+            return NotSentReason.SUPPRESSED
+        if self.unsubscribed & {(key.channel, None), (key.channel, key.occasion_id)}:
+            return NotSentReason.UNSUBSCRIBED
+        return None
+
+
+def _refusals(connection: Connection, user: StoredUser) -> _Refusals:
+    wants_no_more = preferences.unsubscribes(connection, tenant_id(), user.id)
+    addresses = addresses_of(user.values)
+    return _Refusals(
+        frozenset(
+            channel
+            for channel, address in addresses.items()
+            if preferences.suppression_of(connection, tenant_id(), channel, address) is not None
+        ),
+        frozenset((each.channel, each.occasion_id) for each in wants_no_more),
+    )
 
 
 def _check(occasion: Occasion) -> None:
@@ -152,7 +187,11 @@ def _stored(user_ids: list[int]) -> list[Recipient]:
 
 
 def _as_json(
-    user: StoredUser, occasion: Occasion, each: Occurrence, states: Mapping[MessageKey, MessageState]
+    user: StoredUser,
+    occasion: Occasion,
+    each: Occurrence,
+    states: Mapping[MessageKey, MessageState],
+    refusals: _Refusals,
 ) -> dict[str, Any]:
     assert each.send_at is not None, "what is skipped is not to come"
     keys = [
@@ -169,5 +208,13 @@ def _as_json(
         "send_at": each.send_at,
         "local": local_instant(each.send_at, user.values.timezone),
         "is_paused": occasion.paused_at is not None,
-        "messages": [{"channel": key.channel, "id": key.text, "state": states.get(key)} for key in keys],
+        "messages": [
+            {
+                "channel": key.channel,
+                "id": key.text,
+                "state": states.get(key),
+                "withheld": refusals.reason(key),
+            }
+            for key in keys
+        ],
     }

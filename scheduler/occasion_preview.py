@@ -123,14 +123,19 @@ def person_of(user: UserInput) -> Person:
 
 def reachable(user: UserInput, channels: Sequence[Channel]) -> list[Channel]:
     """The channels among these that a user has an address for; everyone has an inbox."""
+    addresses = addresses_of(user)
+    return [channel for channel in channels if channel is Channel.IN_APP or channel in addresses]
+
+
+def addresses_of(user: UserInput) -> dict[Channel, str]:
+    """The addresses that a user has."""
     addresses = {
         Channel.EMAIL: user.email,
         Channel.SMS: user.phone,
         Channel.PUSH: user.push_token,
         Channel.WEBHOOK: user.webhook_url,
-        Channel.IN_APP: user.external_id,
     }
-    return [channel for channel in channels if addresses[channel] is not None]
+    return {channel: address for channel, address in addresses.items() if address is not None}
 
 
 def _of_user(

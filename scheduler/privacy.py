@@ -131,6 +131,8 @@ class Privacy:
         users.lock(connection, [user_id])
         user = users.find(connection, tenant_id, user_id)
         entries = erasure.entries_about(connection, tenant_id, user_id)
+        # Before the user goes, and with them what is theirs alone: so all of it is counted.
+        scrubbed = erasure.scrub(connection, tenant_id, user_id, now=now)
         users.delete(connection, tenant_id, user_id, now=now)
         external_ids = erasure.forget_deleted(connection, tenant_id, user_id)
         already = any(entry.action == erasure.ERASE for entry in entries)
@@ -142,7 +144,7 @@ class Privacy:
         removed = self._planner.remove(connection, tenant_id, [user_id], now=now).removed
         counts = {
             "user": int(user is not None),
-            **erasure.scrub(connection, tenant_id, user_id, now=now),
+            **scrubbed,
             "kept_answers": erasure.scrub_answers(connection, tenant_id, _needles(known)),
             "suppressions": erasure.unsuppress(connection, tenant_id, user_id, _addresses(known)),
         }

@@ -138,7 +138,7 @@ class PlannedAnswer(Answer):
     batches: int
 
 
-class ReplannedAnswer(Answer):
+class ReplannedOccasionAnswer(Answer):
     """What an edit changed in the log, in messages."""
 
     planned: int
@@ -161,7 +161,7 @@ class WrittenOccasionAnswer(Answer):
     """An occasion after an edit, and what that changed."""
 
     occasion: OccasionAnswer
-    replanned: ReplannedAnswer
+    replanned: ReplannedOccasionAnswer
     is_done: bool
     """Whether everyone has been replanned; if not, the scheduler does the rest, and nothing is sent until then."""
     warnings: list[str]
@@ -261,6 +261,8 @@ class PlannedMessageAnswer(Answer):
     channel: Channel
     id: str
     state: MessageState | None
+    withheld: Literal["unsubscribed", "suppressed"] | None
+    """Why it would not be sent as things are now: they want no more of it, or their address is suppressed."""
 
 
 class OccurrenceAnswer(Answer):

@@ -46,7 +46,8 @@ def _check_fully(address: str) -> str:
     from email_validator import EmailNotValidError, validate_email
 
     try:
-        validate_email(address, check_deliverability=False)
+        # Strict: at most 64 characters before the @ (RFC 5321 §4.5.3.1.1).
+        validate_email(address, check_deliverability=False, strict=True)
     except EmailNotValidError:
         raise ValueError("must be an e-mail address such as name@example.com") from None
     return address

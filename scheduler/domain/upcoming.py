@@ -96,7 +96,7 @@ def odd_days(occasion: Occasion, person: Person, now: datetime) -> list[OddOccur
     odd = list(_leap_days(occasion, person, now))
     for day, local_date, inside in _clock_changes(person.timezone, now):
         times = list(_times(occasion, person))
-        if occasion.honours_preferred_time:
+        if occasion.honours_preferred_time and inside not in {at for _, at in times}:
             times.append((0, inside))
         odd += [
             OddOccurrence(day, _at(occasion, person, local_date, slot, at), local_date) for slot, at in times

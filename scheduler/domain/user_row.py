@@ -1,9 +1,9 @@
-"""A row of a CSV file of people as input for `UserInput`, unchecked."""
+"""Rows of a CSV file of people as input for `UserInput`, unchecked."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from scheduler.domain.user import ANNIVERSARY, BIRTHDAY
@@ -32,34 +32,41 @@ _DATE_COLUMN_PREFIX: Final = "date:"
 _ATTRIBUTES: Final = "attributes"
 
 
-def is_row_column(name: str) -> bool:
-    """Whether `user_from_row` reads a column of this name."""
-    return name in (*_ROW_FIELDS, *_ROW_DATES, _ATTRIBUTES) or name.startswith(_DATE_COLUMN_PREFIX)
+class UserRows:
+    """What the columns of one file mean, looked up once: a file has a million rows."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._fields = [(place, name) for place, name in enumerate(header) if name in _ROW_FIELDS]
+        self._dates = [
+            (place, date) for place, name in enumerate(header) if (date := _date_in(name)) is not None
+        ]
+        self._attributes = [place for place, name in enumerate(header) if name == _ATTRIBUTES]
+        read = {place for place, _ in (*self._fields, *self._dates)}.union(self._attributes)
+        self.ignored = [name for place, name in enumerate(header) if name and place not in read]
+        """The columns that say nothing to Daybreak."""
+
+    def user(self, cells: Sequence[str]) -> dict[str, Any]:
+        """A row, of as many cells as the header has, as input for `UserInput`: an empty cell is an absent value.
+
+        `birth_date` and `anniversary_date` are the dates `birthday` and `anniversary`, which may also be called
+        so, a column `date:NAME` is the date NAME, `attributes` is a JSON object, other columns are ignored. Of two
+        columns for one date, the later counts.
+        """
+        user: dict[str, Any] = {
+            name: value for place, name in self._fields if (value := cells[place].strip())
+        }
+        user["dates"] = {name: value for place, name in self._dates if (value := cells[place].strip())}
+        for place in self._attributes:
+            if value := cells[place].strip():
+                user[_ATTRIBUTES] = _json_object(value)
+        return user
 
 
-def user_from_row(row: Mapping[str, str]) -> dict[str, Any]:
-    """A row of a CSV file as input for `UserInput`, unchecked: an empty cell is an absent value.
-
-    `birth_date` and `anniversary_date` are the dates `birthday` and `anniversary`, which may also be called
-    so, a column `date:NAME` is the date NAME, `attributes` is a JSON object, other columns are ignored. Of two columns
-    for one date, the later counts.
-    """
-    user: dict[str, Any] = {}
-    dates: dict[str, str] = {}
-    for column, cell in row.items():
-        value = cell.strip() if cell else None
-        if not value:
-            continue
-        if column in _ROW_FIELDS:
-            user[column] = value
-        elif column in _ROW_DATES:
-            dates[_ROW_DATES[column]] = value
-        elif column.startswith(_DATE_COLUMN_PREFIX):
-            dates[column.removeprefix(_DATE_COLUMN_PREFIX)] = value
-        elif column == _ATTRIBUTES:
-            user[_ATTRIBUTES] = _json_object(value)
-    user["dates"] = dates
-    return user
+def _date_in(column: str) -> str | None:
+    """The name of the date that a column of this name holds, if it holds one."""
+    if column.startswith(_DATE_COLUMN_PREFIX):
+        return column.removeprefix(_DATE_COLUMN_PREFIX)
+    return _ROW_DATES.get(column)
 
 
 def _json_object(text: str) -> object:

@@ -1,7 +1,7 @@
 """Read people from CSV or NDJSON, line by line: users whose form is right, and rows that are not.
 
 - CSV: RFC 4180 in UTF-8, a header first, cells separated by commas (or by semicolons or tabs, as spreadsheets
-  write them where the comma is the decimal sign). Columns as in `user_from_row`; unknown ones are ignored.
+  write them where the comma is the decimal sign). Columns as in `UserRows`; unknown ones are ignored.
 - NDJSON: one JSON object a line, each a `UserInput`; a name that stands twice in an object is refused.
 """
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from scheduler.domain.field_error import FieldError
 from scheduler.domain.user import UserInput, field_errors
-from scheduler.domain.user_row import is_row_column, user_from_row
+from scheduler.domain.user_row import UserRows
 from scheduler.errors import InvalidInput
 
 MAX_ROW_BYTES: Final = 1_048_576
@@ -174,8 +174,8 @@ def _external_id_in(line: bytes) -> str | None:
 
 def _csv_rows(source: Source) -> Iterator[Candidate | RejectedRow]:
     header, delimiter = _read_header(source)
-    ignored = [_shown(name) for name in header if name and not is_row_column(name)]
-    source.ignored_columns = tuple(name for name in ignored if name)
+    rows = UserRows(header)
+    source.ignored_columns = tuple(name for each in rows.ignored if (name := _shown(each)))
     csv.field_size_limit(MAX_ROW_BYTES)
     reader = csv.reader(source, delimiter=delimiter, strict=True)
     while True:
@@ -190,13 +190,13 @@ def _csv_rows(source: Source) -> Iterator[Candidate | RejectedRow]:
         if not cells:
             continue
         if len(cells) == len(header):
-            yield _user_from_cells(line_number, header, cells)
+            yield _user_from_cells(line_number, rows, cells)
         else:
             yield _rejected(line_number, f"has {len(cells)} cells where the header has {len(header)}")
 
 
-def _user_from_cells(line_number: int, header: Sequence[str], cells: list[str]) -> Candidate | RejectedRow:
-    values = user_from_row(dict(zip(header, cells, strict=True)))
+def _user_from_cells(line_number: int, rows: UserRows, cells: list[str]) -> Candidate | RejectedRow:
+    values = rows.user(cells)
     try:
         return Candidate(line_number, UserInput.model_validate(values))
     except ValidationError as error:

@@ -9,7 +9,7 @@ Needs the right to make temporary tables in the database, which everybody has un
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -31,10 +31,14 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_users (
 
 _COPY: Final = "COPY pg_temp.incoming_users FROM STDIN"
 
-_LOCK: Final = """
-SELECT count(*) FROM (
-    SELECT FROM users u
-    WHERE u.tenant_id = :tenant_id AND u.external_id IN (SELECT external_id FROM pg_temp.incoming_users)
+# As an array, not a table, here and below: by a table whose size it does not know, the planner would join all users
+# of the tenant to each chunk while an import runs ahead of what statistics know.
+_INCOMING_IDS: Final = "ARRAY(SELECT external_id FROM pg_temp.incoming_users)"
+
+_LOCK: Final = f"""
+SELECT coalesce(array_agg(id), '{{}}') FROM (
+    SELECT u.id FROM users u
+    WHERE u.tenant_id = :tenant_id AND u.external_id = ANY({_INCOMING_IDS})
     ORDER BY u.external_id FOR NO KEY UPDATE
 ) AS locked"""
 
@@ -48,17 +52,19 @@ _COLUMNS: Final = ", ".join(_NAMES)
 _OLD: Final = ", ".join(f"u.{name}" for name in _NAMES)
 _NEW: Final = ", ".join(f"i.{name}" for name in _NAMES)
 
-# `known` tells it whether there may be anybody: most imports are of new people, who need not be looked for twice.
 _ADD: Final = f"""
 WITH written AS (
     INSERT INTO users (id, tenant_id, external_id, {_COLUMNS}, version, created_at, updated_at)
     SELECT coalesce(d.user_id, nextval('users_id_seq')), :tenant_id, i.external_id, {_NEW},
            coalesce(d.version, 0) + 1, :now, :now
     FROM pg_temp.incoming_users i
-    LEFT JOIN deleted_users d ON d.tenant_id = :tenant_id AND d.external_id = i.external_id
-        AND NOT EXISTS (SELECT FROM users renamed WHERE renamed.id = d.user_id)
-    WHERE :known = 0 OR NOT EXISTS (
-        SELECT FROM users u WHERE u.tenant_id = :tenant_id AND u.external_id = i.external_id)
+    LEFT JOIN (
+        SELECT external_id, user_id, version FROM deleted_users
+        WHERE tenant_id = :tenant_id AND external_id = ANY({_INCOMING_IDS})
+          AND NOT EXISTS (SELECT FROM users renamed WHERE renamed.id = user_id)
+    ) AS d ON d.external_id = i.external_id
+    WHERE i.external_id NOT IN (
+        SELECT u.external_id FROM users u WHERE u.id = ANY(CAST(:known_ids AS bigint[])))
     ORDER BY i.external_id
     RETURNING id, external_id
 ),
@@ -69,18 +75,19 @@ written_dates AS (
     JOIN pg_temp.incoming_users i ON i.external_id = w.external_id
     CROSS JOIN LATERAL unnest(i.date_names, i.date_values) AS each (name, value)
 )
-SELECT id FROM written"""
+SELECT id, external_id FROM written"""
 
 _CHANGE: Final = f"""
 WITH written AS (
     UPDATE users u SET ({_COLUMNS}, version, updated_at) = ROW ({_NEW}, u.version + 1, :now)
     FROM pg_temp.incoming_users i
-    WHERE u.tenant_id = :tenant_id AND u.external_id = i.external_id AND (
+    WHERE u.id = ANY(CAST(:known_ids AS bigint[])) AND u.tenant_id = :tenant_id
+      AND u.external_id = i.external_id AND (
         ({_OLD}) IS DISTINCT FROM ({_NEW})
         OR ARRAY(SELECT d.name FROM user_dates d WHERE d.user_id = u.id ORDER BY d.name COLLATE "C") <> i.date_names
         OR ARRAY(SELECT d.value FROM user_dates d WHERE d.user_id = u.id ORDER BY d.name COLLATE "C")
            <> i.date_values)
-    RETURNING u.id, i.date_names, i.date_values
+    RETURNING u.id, u.external_id, i.date_names, i.date_values
 ),
 removed_dates AS (
     DELETE FROM user_dates d USING written w WHERE d.user_id = w.id AND d.name <> ALL (w.date_names)
@@ -91,7 +98,7 @@ written_dates AS (
     FROM written w CROSS JOIN LATERAL unnest(w.date_names, w.date_values) AS each (name, value)
     ON CONFLICT (user_id, name) DO UPDATE SET value = excluded.value WHERE user_dates.value <> excluded.value
 )
-SELECT id FROM written"""
+SELECT id, external_id FROM written"""
 
 
 class AddedMeanwhile(Exception):
@@ -100,51 +107,56 @@ class AddedMeanwhile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Upserted:
-    """What a bulk write did: ids of those who are new and of those who changed, and how many stayed as they were."""
+    """What a bulk write did: who is new and who changed, ids by external ids, and how many stayed as they were."""
 
-    created_ids: Sequence[int]
-    updated_ids: Sequence[int]
+    created_ids: Mapping[str, int]
+    updated_ids: Mapping[str, int]
     unchanged: int
 
     @property
     def user_ids(self) -> Sequence[int]:
         """The ids of all who were written."""
-        return [*self.created_ids, *self.updated_ids]
+        return [*self.created_ids.values(), *self.updated_ids.values()]
+
+    def users_of(self, batch: Iterable[UserInput]) -> dict[int, UserInput]:
+        """Those in `batch` who were written, by id."""
+        written = {**self.created_ids, **self.updated_ids}
+        return {written[user.external_id]: user for user in batch if user.external_id in written}
 
 
-def stage(connection: Connection, tenant_id: int, users: Iterable[UserInput]) -> int:
-    """Take users in, whose external ids differ, and lock those who exist; returns how many that are."""
+def stage(connection: Connection, tenant_id: int, users: Iterable[UserInput]) -> list[int]:
+    """Take users in, whose external ids differ, and lock those who exist; returns the ids of these."""
     connection.exec_driver_sql(_STAGE)
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
         for user in users:
             copy.write_row(_row(user))
-    return int(connection.execute(text(_LOCK), {"tenant_id": tenant_id}).scalar_one())
+    return list(connection.execute(text(_LOCK), {"tenant_id": tenant_id}).scalar_one())
 
 
 def write_staged(
     connection: Connection,
     tenant_id: int,
     count: int,
-    known: int,
+    known_ids: Sequence[int],
     refused: Collection[str],
     *,
     now: datetime,
 ) -> Upserted:
-    """Write the `count` users that `stage` has taken in, `known` of whom exist, but for the `refused` external ids.
+    """Write the `count` users that `stage` has taken in, but for the `refused` external ids.
 
-    Raises AddedMeanwhile.
+    `known_ids` are of those who exist. Raises AddedMeanwhile.
     """
     if refused:
         connection.execute(text(_REFUSE), {"external_ids": list(refused)})
     count -= len(refused)
-    parameters: dict[str, Any] = {"tenant_id": tenant_id, "now": now}
-    updated = list(connection.execute(text(_CHANGE), parameters).scalars()) if known else []
-    created: list[int] = []
-    if known < count:
+    parameters: dict[str, Any] = {"tenant_id": tenant_id, "known_ids": list(known_ids), "now": now}
+    updated = _written(connection, _CHANGE, parameters) if known_ids else {}
+    created: dict[str, int] = {}
+    if len(known_ids) < count:
         try:
-            created = list(connection.execute(text(_ADD), parameters | {"known": known}).scalars())
+            created = _written(connection, _ADD, parameters)
         except IntegrityError as error:
             if isinstance(error.orig, UniqueViolation):
                 raise AddedMeanwhile from None
@@ -152,8 +164,13 @@ def write_staged(
     return Upserted(created, updated, count - len(created) - len(updated))
 
 
+def _written(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> dict[str, int]:
+    return {external_id: user_id for user_id, external_id in connection.execute(text(statement), parameters)}
+
+
 def _row(user: UserInput) -> tuple[object, ...]:
-    dates = sorted(user.dates.items())
+    dates = user.dates
+    names = sorted(dates)
     return (
         user.external_id,
         user.first_name,
@@ -167,6 +184,6 @@ def _row(user: UserInput) -> tuple[object, ...]:
         user.preferred_time,
         orjson.dumps(user.attributes).decode() if user.attributes else "{}",
         # Names of dates are letters, digits and _: they need no quotes in an array.
-        "{" + ",".join(name for name, _ in dates) + "}",
-        "{" + ",".join(value.isoformat() for _, value in dates) + "}",
+        "{" + ",".join(names) + "}",
+        "{" + ",".join([dates[name].isoformat() for name in names]) + "}",
     )

@@ -112,8 +112,21 @@ def test_the_next_occurrences_of_a_user_name_their_messages(client: FlaskClient)
         ("birthday", "2028-03-02T09:00:00Z"),
     ]
     [planned] = body["occurrences"][0]["messages"]
-    assert planned == {"channel": "email", "id": f"1.{user['id']}.20270302.0.email", "state": "scheduled"}
+    assert planned == {"channel": "email", "id": f"1.{user['id']}.20270302.0.email", "state": "scheduled"} | {
+        "withheld": None
+    }
     assert body_of(client.get(f"/api/v1/messages/{planned['id']}"))["message"]["state"] == "scheduled"
     assert body["occurrences"][1]["messages"][0]["state"] is None
+
+    def withheld() -> list[str | None]:
+        shown = OccurrencesAnswer.model_validate_json(client.get(f"{path}?next=2").data).occurrences
+        return [message.withheld for each in shown for message in each.messages]
+
+    assert withheld() == [None, None]
+    client.put(f"/api/v1/users/{user['id']}/unsubscribes/email/birthday")
+    assert withheld() == ["unsubscribed", None]
+    client.delete(f"/api/v1/users/{user['id']}/unsubscribes/email/birthday")
+    client.post("/api/v1/suppressions", json={"channel": "email", "address": user["email"].upper()})
+    assert set(withheld()) == {"suppressed"}
     problem(client.get("/api/v1/users/999/occurrences"), 404)
     assert places(problem(client.get(path, query_string={"next": 0}), 400)) == ["next"]

@@ -157,7 +157,7 @@ def test_a_database_that_a_newer_release_has_used_is_left_alone(run: Run, engine
 def test_people_are_imported_with_a_summary(run: Run, engine: Engine) -> None:
     result = run("users", "import", str(PEOPLE))
     assert result.exit_code == 0
-    assert result.output.startswith("300 rows: 300 created, 0 updated, 0 rejected\n")
+    assert result.output.startswith("300 rows: 300 created, 0 updated, 0 unchanged, 0 rejected\n")
     assert "columns without meaning here, left out: country, city\nmessages: " in result.output
     with engine.connect() as connection:
         assert users.count(connection, 1) == 300
@@ -171,7 +171,7 @@ def test_rejected_rows_are_listed_in_a_file_beside_and_the_good_ones_kept(
     file.write_bytes(BAD_ROWS)
     result = run("users", "import", str(file))
     assert result.exit_code == 1
-    assert "2 rows: 1 created, 0 updated, 1 rejected" in result.output
+    assert "2 rows: 1 created, 0 updated, 0 unchanged, 1 rejected" in result.output
     assert "did you mean 'Europe/London'?" in result.output
     assert (tmp_path / "some people.csv.rejected.csv").read_text() == (
         "line,external_id,reasons\n"
@@ -192,6 +192,8 @@ def test_standard_input_and_json_serve_programs(run: Run, tmp_path: Path) -> Non
         "read": 2,
         "created": 1,
         "updated": 0,
+        "unchanged": 0,
+        "without_address": 1,
         "rejected": 1,
         "rejected_file": str(rejected),
         "replanned": {"planned": 0, "moved": 0, "kept": 0, "removed": 0},
@@ -272,6 +274,6 @@ def test_without_an_address_a_command_brings_its_own_database_and_keeps_the_data
         again = daybreak(
             "users", "import", "-", "--json", settings=settings, cwd=tmp_path, stdin=PEOPLE.read_bytes()
         )
-        assert json.loads(again.stdout)["updated"] == 300
+        assert json.loads(again.stdout)["unchanged"] == 300
         assert again.stderr == b""
         assert not (folder / "postgresql" / "postmaster.pid").exists()

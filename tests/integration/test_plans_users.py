@@ -8,14 +8,25 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from scheduler.clock import SettableClock
+from scheduler.domain.access import SYSTEM
 from scheduler.domain.tombstone import Tombstones
 from scheduler.domain.user import UserInput
-from scheduler.store import bulk_users, erasure, personal_data, user_queries, users
+from scheduler.store import (
+    bulk_users,
+    erasure,
+    personal_data,
+    planning,
+    user_queries,
+    user_writes,
+    users,
+)
+from scheduler.store.arrays import Bigints
 from scheduler.store.database import create_database_engine
 from scheduler.store.partitions import Partitions
 from scheduler.store.user_queries import ROWS_EXAMINED, UserFilter
+from scheduler.store.user_writes import NewUser
 from tests.fixtures.databases import DatabaseCopies
-from tests.fixtures.pipeline import NINE, TENANT
+from tests.fixtures.pipeline import NINE, TENANT, Pipeline, person
 from tests.fixtures.statements import executed, nodes, plan_of
 
 Work = Callable[[Connection], object]
@@ -41,7 +52,7 @@ _FILL: Final = (
     """
     INSERT INTO message_log (user_id, send_at, accepted_at, batch_id, occasion_id, local_date, channel, tenant_id,
                              state, user_version, date_rule, time_rule, slot, attempt, year, timezone)
-    SELECT n, :nine, :nine, 1, 1, date '2027-02-15' + n % 20, 'email', 1, 'sent', 1, 'exact', 'exact', 0, 1, 2027,
+    SELECT n, :nine, :nine, 1, 1, date '2026-12-20' + n % 80, 'email', 1, 'sent', 1, 'exact', 'exact', 0, 1, 2027,
            'UTC'
     FROM generate_series(1, 50000) n""",
     """
@@ -199,6 +210,64 @@ def test_an_import_looks_for_its_users_only(connection: Connection) -> None:
     plan = [node for statement, values in seen for node in nodes(plan_of(connection, statement, values))]
     connection.rollback()
     assert not read_whole(plan) & {"users", "user_dates", "deleted_users"}
+
+
+def test_a_group_of_writes_looks_for_its_users_only(connection: Connection) -> None:
+    ids = Bigints(range(70, 80))
+    tenant = {"tenant_id": TENANT}
+    people = [
+        UserInput(external_id=f"p{n}", first_name="Ann", timezone="UTC", dates={"birthday": NINE.date()})
+        for n in ids
+    ]
+    new = user_writes._new_as_json([NewUser(each, SYSTEM, bytes(32)) for each in people])
+    changed = user_writes._changed_as_json(dict(zip(ids, people, strict=True)))
+    names = [each.external_id for each in people]
+    plan = [
+        node
+        for statement, values in (
+            (user_writes._LOCK, {"user_ids": ids}),
+            (user_writes._LOCK_EXTERNAL, {"external_ids": names}),
+            (user_writes._READ, {"user_ids": ids}),
+            (user_writes._READ_EXTERNAL, {"external_ids": names}),
+            (user_writes._CREATE, {"users": new, "now": NINE}),
+            (user_writes._CHANGE, {"users": changed, "user_ids": ids, "now": NINE}),
+            (users.DELETE, {"user_ids": ids, "now": NINE}),
+            (
+                planning._LOCK_SCHEDULED,
+                {"user_ids": ids, "date_first": NINE.date(), "occasion_ids": None},
+            ),
+        )
+        for node in nodes(plan_of(connection, statement, tenant | values))
+    ]
+    assert {"users", "user_dates", "message_log_2027_03"} <= {node.get("Relation Name") for node in plan}
+    assert read_whole(plan) <= {"erased_users"}  # asked whether it holds any row of the tenant
+
+
+def test_an_import_that_runs_ahead_of_the_statistics_looks_for_its_users_only(
+    engine: Engine, clock: SettableClock
+) -> None:
+    """Nothing has been analyzed: an import of a million people takes a minute, and autovacuum sleeps as long."""
+    Pipeline(engine, clock).add_people(4_000)
+    people = [person(number) for number in range(3_980, 4_480)]
+
+    def write(connection: Connection) -> None:
+        known = bulk_users.stage(connection, TENANT, people)
+        done = bulk_users.write_staged(connection, TENANT, len(people), known, (), now=NINE)
+        assert (len(done.created_ids), len(done.updated_ids), done.unchanged) == (480, 0, 20)
+
+    with engine.connect() as connection:
+        seen = executed(connection, write)
+        connection.rollback()
+        bulk_users.stage(connection, TENANT, people)
+        plan = [node for statement, values in seen for node in nodes(plan_of(connection, statement, values))]
+        connection.rollback()
+    conditions = [str(node.get("Index Cond")) for node in plan if node.get("Relation Name") == "users"]
+    found_by_key = [each for each in conditions if "external_id = ANY" in each or "(id = " in each]
+    written = [node for node in plan if node["Node Type"] == "ModifyTable"]
+    assert written
+    assert len(found_by_key) >= 2
+    assert all(each in found_by_key or each == "None" for each in conditions)
+    assert not read_whole(plan) & {"users", "deleted_users"}
 
 
 def test_tombstones_tell_tenants_apart(clock: SettableClock) -> None:

@@ -2,19 +2,20 @@
 
 import pytest
 
-from scheduler.domain.user_row import is_row_column, user_from_row
+from scheduler.domain.user_row import UserRows
 from scheduler.errors import ConfigurationError
 from scheduler.settings import load_settings
 
 
 @pytest.mark.parametrize("column", ["birth_date", "birthday"])
 def test_a_birthday_may_be_called_as_the_api_calls_it(column: str) -> None:
-    assert user_from_row({"external_id": "ann", column: "1990-03-01"})["dates"] == {"birthday": "1990-03-01"}
-    assert is_row_column(column)
+    rows = UserRows(["external_id", column])
+    assert rows.user(["ann", "1990-03-01"])["dates"] == {"birthday": "1990-03-01"}
+    assert rows.ignored == []
 
 
 def test_a_column_nobody_reads_is_known_as_such() -> None:
-    assert not is_row_column("shoe_size")
+    assert UserRows(["external_id", "shoe_size", ""]).ignored == ["shoe_size"]
 
 
 def test_a_body_with_a_field_that_no_message_has_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,8 @@ def test_who_skips_is_shown_to_skip() -> None:
     skips = an_occasion(leap_day=LeapDayPolicy.SKIP, gap=GapPolicy.SKIP, local_times=(time(2, 30),))
     found = days(skips, ANN)
     assert ("no_leap_day", date(2029, 2, 28), None, None) in found
-    assert ("clocks_forward", date(2027, 3, 28), "exact", None) in found
+    # Once, though the occasion's own time is the one that does not exist.
+    assert found.count(("clocks_forward", date(2027, 3, 28), "exact", None)) == 1
 
 
 @pytest.mark.parametrize(
