@@ -8,6 +8,7 @@ from typing import Any, Final
 from flask import Blueprint, Response
 from sqlalchemy import Connection
 
+from api.access import current_actor
 from api.answers import json_answer
 from api.endpoint import endpoint
 from api.models.inbox import InboxAnswer, InboxQuery, ReadEntryAnswer
@@ -16,8 +17,8 @@ from api.services import services
 from api.tenancy import tenant_id
 from scheduler.domain.access import Scope
 from scheduler.errors import NotFound
+from scheduler.store import audit, occasions
 from scheduler.store import inbox as stored_inbox
-from scheduler.store import occasions
 from scheduler.store import users as stored_users
 from scheduler.store.database import in_transaction
 from scheduler.store.inbox import InboxEntry
@@ -66,6 +67,9 @@ def mark_entry_read(user_id: int, entry_id: int) -> Response:
     def work(connection: Connection) -> tuple[InboxEntry | None, int]:
         now = services().clock.now()
         entry = stored_inbox.mark_read(connection, tenant_id(), user_id, entry_id, now=now)
+        if entry is not None and entry.read_at == now:
+            after = {"user_id": user_id, "read_at": now}
+            audit.add(connection, current_actor(), "read", "inbox_entry", str(entry_id), None, after, now=now)
         return entry, stored_inbox.unread_count(connection, tenant_id(), user_id)
 
     entry, unread = in_transaction(services().engine, work)

@@ -94,15 +94,21 @@ def _read(body: bytes) -> dict[str | None, PyJWK]:
 def _usable(described: Any) -> PyJWK | None:
     if not isinstance(described, dict) or described.get("use", "sig") != "sig":
         return None
+    if not isinstance(described.get("kid"), str | None):
+        return None
     try:
         key = PyJWK.from_dict(described)
-    except PyJWTError:
+    except (
+        PyJWTError,
+        TypeError,
+        ValueError,
+    ):  # what is no key, and members of other types than they should be
         return None
     return key if key.algorithm_name in ALGORITHMS else None
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The address is the operator's, and where it leads is not for others to say."""
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Goes where the address says: where that leads is not for others to say."""
 
     def redirect_request(
         self,
@@ -118,7 +124,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _fetch(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - http, by the settings
-    with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT_SECONDS) as answer:
+    with urllib.request.build_opener(NoRedirect).open(request, timeout=_TIMEOUT_SECONDS) as answer:
         body: bytes = answer.read(_MOST_BYTES + 1)
     if len(body) > _MOST_BYTES:
         raise ValueError("the set of keys is too large")

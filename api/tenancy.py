@@ -1,8 +1,8 @@
 """Whose data a request may see: the one place that decides it.
 
 Every query names the tenant; the database's own policies are the second wall, which hears of the tenant by the
-connections that a request is lent (`scheduler.store.tenants.keep_apart`). Limit: rows that a thread of its own
-writes for a request (an import) are behind the first wall alone.
+connections that a request is lent (`scheduler.store.tenants.keep_apart`). Limit: a thread of its own that a
+request starts (a job, which works for all tenants) names none.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ the link came with. A link that is not ours is answered 404, whatever is wrong w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -21,6 +21,7 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import BadRequest
 
 from api.endpoint import endpoint
+from api.request_log import request_id
 from api.services import EXTENSION, services
 from scheduler.domain.access import Actor
 from scheduler.domain.occasion import Channel
@@ -97,7 +98,8 @@ def answer(token: str) -> Response:
         link = _read(token)
     except InvalidLink:
         return _no_such_link()
-    preferences = Preferences(services().engine, services().clock, RECIPIENT)
+    actor = replace(RECIPIENT, request_id=request_id())
+    preferences = Preferences(services().engine, services().clock, actor)
     if form.get(ONE_CLICK[0]) == ONE_CLICK[1]:
         preferences.unsubscribe(link.tenant_id, link.user_id, link.channel, link.occasion_id, _BY_MAILBOX)
     elif chosen := _scope(link, form.get("unsubscribe")):

@@ -28,6 +28,9 @@ _HEALTHY_AFTER_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.02
 _LAST_WORDS_SECONDS: Final = 1.0
 
+_ORDERLY: Final = frozenset({0, -signal.SIGTERM, -signal.SIGINT})
+"""How a program ends that was asked to: by an operator, or by an init that asks all processes of a system at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
@@ -135,9 +138,13 @@ class Child:
             self._kill_group(self._process)
         if now - self._started_at >= _HEALTHY_AFTER_SECONDS:
             self._backoff_seconds = _FIRST_BACKOFF_SECONDS
-        logger.bind(
+        told = logger.bind(
             name=self.program.name, ended_by=_ending(code), again_in_seconds=self._backoff_seconds
-        ).error("process_died")
+        )
+        if code in _ORDERLY:
+            told.info("process_ended")
+        else:
+            told.error("process_died")
         self._start_again_at = now + self._backoff_seconds
         self._backoff_seconds = min(2 * self._backoff_seconds, _LONGEST_BACKOFF_SECONDS)
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
+from typing import Final
 
+from loguru import logger
 from pydantic import SecretStr
 from sqlalchemy import Engine, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from deploy.data_folder import server_use
 from deploy.embedded import EmbeddedServer, start_embedded
@@ -25,6 +28,8 @@ from scheduler.store.migrate import SchemaStatus
 
 Say = Callable[[str], None]
 """Tells the user something in one line."""
+
+_AGAIN_SECONDS: Final = 0.5
 
 
 @contextmanager
@@ -74,6 +79,17 @@ def engine_on(settings: Settings, role: str, *, least_connections: int = 1) -> I
         raise DatabaseUnavailable(_unreachable(settings, error)) from error
     finally:
         engine.dispose()
+
+
+def patiently(work: Callable[[], None], stopping: Event) -> None:
+    """Do `work`, which must be repeatable; anew where the database does not answer, until `stopping` is set."""
+    while not stopping.is_set():
+        try:
+            work()
+            return
+        except (DatabaseUnavailable, OperationalError, InterfaceError, InternalError) as error:
+            logger.bind(cause=type(error).__name__).warning("database_waited_for")
+            stopping.wait(_AGAIN_SECONDS)
 
 
 def schema_status(settings: Settings) -> SchemaStatus:

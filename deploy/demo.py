@@ -21,8 +21,8 @@ from sqlalchemy.exc import DBAPIError
 
 from deploy.celebrations import OPENING, TOP_UP, Person, Stretch, celebrating, fitting
 from deploy.data_folder import own_secret_key
-from deploy.database import engine_on
-from deploy.first_key import development_key
+from deploy.database import engine_on, patiently
+from deploy.first_key import DEVELOPMENT_FILE, development_key
 from deploy.people import make_people
 from deploy.supervisor import System, local_address, run_system
 from scheduler.clock import Clock, SystemClock
@@ -104,7 +104,7 @@ class Demonstration:
 
     def run(self) -> None:
         """Show and add until the end; a database that is away for a while is waited for."""
-        self._open()
+        patiently(self._open, self._system.stopping)
         while not self._system.stopping.wait(_LOOK_SECONDS):
             try:
                 self._show_sent()
@@ -119,15 +119,8 @@ class Demonstration:
             self._add(self._people, OPENING, at_nine=round(self._people * _AT_NINE / _PEOPLE))
         else:
             self._top_up()
-        folder = self._system.settings.data_dir
         key = development_key(self._system.settings, self._engine, self._clock)
-        for line in (
-            "",
-            f"  Watch the world wake up: {self._system.address}/{'' if key is None else f'#key={key}'}",
-            f"  API key for development: {key or 'none is needed'}",
-            f"  Other commands see these people with DAYBREAK_DATA_DIR={folder}",
-            "",
-        ):
+        for line in invitation(self._system, key):
             self._system.say(line)
 
     def _top_up(self) -> None:
@@ -164,6 +157,20 @@ class Demonstration:
             if message.accepted_at >= self._began and message.key.text not in self._shown:
                 self._system.say(_line(message))
         self._shown = {message.key.text for message in sent}
+
+
+def invitation(system: System, key: str | None) -> Sequence[str]:
+    """Where to look, and with which key: where the output is a log, only in which file that is."""
+    folder = system.settings.data_dir
+    is_shown = key is not None and system.settings.log_format == "human"
+    said = key if is_shown else f"in {folder / DEVELOPMENT_FILE}"
+    return (
+        "",
+        f"  Watch the world wake up: {system.address}/{f'#key={key}' if is_shown else ''}",
+        f"  API key for development: {'none is needed' if key is None else said}",
+        f"  Other commands see these people with DAYBREAK_DATA_DIR={folder}",
+        "",
+    )
 
 
 def _line(message: SentMessage) -> str:

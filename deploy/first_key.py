@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from deploy.commands.session import COMMAND
 from deploy.data_folder import kept_text
-from deploy.database import engine_on
+from deploy.database import engine_on, patiently
 from deploy.supervisor import System
 from scheduler.clock import Clock, SystemClock
 from scheduler.domain.access import Role
@@ -17,17 +17,22 @@ from scheduler.service import keys_for
 from scheduler.settings import Settings
 from scheduler.store import api_keys
 
-_DEVELOPMENT_FILE: Final = "development.key"
+DEVELOPMENT_FILE: Final = "development.key"
+"""Where in the data folder the key of a demonstration is kept."""
 
 
 def announce_first_key(system: System) -> None:
     """Where there is no API key yet, make one for an admin and show it, this once.
 
-    Not where the output is a log: a key does not belong there.
+    Not where the output is a log: a key does not belong there. A database that does not answer is waited for. Limit:
+    where it dies before it says whether it has kept the key, nothing is shown, and `daybreak keys` makes another.
     """
+    if system.settings.api_authentication == "required":
+        patiently(lambda: _announce(system), system.stopping)
+
+
+def _announce(system: System) -> None:
     settings = system.settings
-    if settings.api_authentication != "required":
-        return
     with engine_on(settings, "command") as engine:
         with engine.connect() as connection:
             if api_keys.count(connection, COMMAND.tenant_id):
@@ -53,4 +58,4 @@ def development_key(settings: Settings, engine: Engine, clock: Clock) -> str | N
             return held
         return keys.create(COMMAND, NewKey("development", Role.ADMIN)).text
 
-    return kept_text(settings.data_dir, _DEVELOPMENT_FILE, made)
+    return kept_text(settings.data_dir, DEVELOPMENT_FILE, made)

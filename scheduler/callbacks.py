@@ -5,6 +5,10 @@ Each event is kept once, whatever a provider repeats. The message moves to `deli
 does. A bounce for good and a complaint put the address on the suppression list, an unsubscription is noted
 for the user's channel.
 
+A provider is believed about the channels that it delivers, and about no other: whoever learns the secret of one cannot
+report on what went another way. Limit: an event that comes after its provider was taken off the channel's list is
+ignored; one that is put on hold instead is still believed.
+
 An event that is earlier than the worker's own word waits until that is written (`store/delivery_events.py`).
 """
 
@@ -21,6 +25,7 @@ from sqlalchemy import Connection, Engine
 from scheduler.clock import Clock
 from scheduler.domain.delivery_event import DeliveryEvent, DeliveryEventKind
 from scheduler.domain.suppression import SuppressionReason
+from scheduler.provider_settings import ProviderPlan
 from scheduler.store import delivery_events, failures, messages, preferences, users
 from scheduler.store.database import in_transaction
 from scheduler.store.delivery_events import WaitingEvent
@@ -33,7 +38,10 @@ _GIVEN_UP_AFTER: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of the events of one request. `ignored`: known before, or of messages the log does not know."""
+    """What became of the events of one request.
+
+    `ignored`: known before, of messages the log does not know, or of channels that are not the provider's.
+    """
 
     recorded: int
     ignored: int
@@ -43,12 +51,17 @@ class Recorded:
 class Callbacks:
     """Records events and applies them to the message log."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine, clock: Clock, plan: ProviderPlan) -> None:
         self._engine = engine
         self._clock = clock
+        self._plan = plan
 
-    def record(self, provider: str, events: Sequence[DeliveryEvent]) -> Recorded:
+    def record(self, provider: str, told: Sequence[DeliveryEvent]) -> Recorded:
         """Keep the events of `provider` that are new, and apply them and what waits from before."""
+        channels = self._plan.channels_of(provider)
+        events = [event for event in told if event.key.channel in channels]
+        if len(events) < len(told):
+            logger.bind(provider=provider, events=len(told) - len(events)).warning("events_of_other_channels")
 
         def work(connection: Connection) -> int:
             now = self._clock.now()
@@ -60,7 +73,7 @@ class Callbacks:
 
         recorded = in_transaction(self._engine, work)
         applied = self.apply_waiting()
-        ignored = len(events) - recorded
+        ignored = len(told) - recorded
         logger.bind(provider=provider, recorded=recorded, ignored=ignored, applied=applied).info(
             "events_recorded"
         )

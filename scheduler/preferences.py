@@ -126,10 +126,11 @@ class Preferences:
     def unsuppress_by_id(self, tenant_id: int, suppression_id: int) -> None:
         """Take an entry off the list. Raises NotFound."""
         with self._engine.begin() as connection:
-            was_there = preferences.unsuppress_by_id(connection, tenant_id, suppression_id)
-            if was_there:
-                self._note(connection, tenant_id, "delete", _SUPPRESSION, suppression_id, None, None)
-        if not was_there:
+            entry = preferences.unsuppress_by_id(connection, tenant_id, suppression_id)
+            if entry is not None:
+                before = {"channel": entry.channel, "reason": entry.reason, "source": entry.source}
+                self._note(connection, tenant_id, "delete", _SUPPRESSION, suppression_id, before, None)
+        if entry is None:
             raise NotFound("suppression", suppression_id)
         logger.info("address_released")
 

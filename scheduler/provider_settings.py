@@ -54,3 +54,7 @@ class ProviderPlan:
 
     providers: Mapping[str, ProviderEntry]
     routes: Mapping[Channel, ChannelRoute]
+
+    def channels_of(self, provider: str) -> frozenset[Channel]:
+        """The channels whose messages may go through a provider."""
+        return frozenset(channel for channel, route in self.routes.items() if provider in route.providers)

@@ -36,7 +36,8 @@ READERS: Final[dict[str, Reader]] = {
 @endpoint(None, is_listed=False)
 def record_callback(provider: str) -> Response:
     """Take in the events that a provider reports; how many were new, and how many changed the log."""
-    entry = services().settings.provider_plan.providers.get(provider)
+    plan = services().settings.provider_plan
+    entry = plan.providers.get(provider)
     reader = READERS.get(entry.kind) if entry is not None else None
     if entry is None or reader is None:
         raise NotFound("provider with callbacks", provider)
@@ -51,7 +52,7 @@ def record_callback(provider: str) -> Response:
     except ConfigurationError as error:
         logger.bind(provider=provider, cause=str(error)).error("callback_not_configured")
         raise NotFound("provider with callbacks", provider) from None
-    recorded = Callbacks(services().engine, services().clock).record(provider, events)
+    recorded = Callbacks(services().engine, services().clock, plan).record(provider, events)
     return json_answer(
         {"recorded": recorded.recorded, "ignored": recorded.ignored, "applied": recorded.applied}
     )

@@ -24,11 +24,13 @@ from loguru import logger
 from werkzeug.exceptions import BadRequest
 
 from api.callbacks.port import CallbackRequest, NotAuthentic, instant_of_text, parse_json, parse_key, storable
+from api.jwks import NoRedirect
 from scheduler.domain.delivery_event import DeliveryEvent, DeliveryEventKind
 from scheduler.errors import ConfigurationError
 from scheduler.provider_settings import ProviderEntry
 
 _ADDRESS: Final = re.compile(r"https://sns\.[a-z0-9-]{3,}\.amazonaws\.com(\.cn)?/")
+_CERTIFICATE: Final = re.compile(_ADDRESS.pattern + r"SimpleNotificationService-[0-9A-Za-z]+\.pem")
 _SIGNED: Final = {
     "Notification": ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
     "SubscriptionConfirmation": (
@@ -57,8 +59,8 @@ Fetch = Callable[[str], bytes]
 
 
 def fetch(url: str) -> bytes:
-    """The beginning of what stands at `url`. Raises OSError."""
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 - checked: https, Amazon's
+    """The beginning of what stands at `url`, which is Amazon's, by https; no redirect is followed. Raises OSError."""
+    with urllib.request.build_opener(NoRedirect).open(url, timeout=_TIMEOUT_SECONDS) as answer:
         content: bytes = answer.read(_LONGEST_CERTIFICATE)
         return content
 
@@ -97,7 +99,10 @@ class SnsReader:
         signed = "".join(f"{name}\n{told[name]}\n" for name in names if name in told)
         try:
             signature = base64.b64decode(told.get("Signature", ""), validate=True)
-            key = self._certificate(_of_amazon(told.get("SigningCertURL", ""))).public_key()
+            address = told.get("SigningCertURL", "")
+            if not _CERTIFICATE.fullmatch(address):
+                raise NotAuthentic("the signing certificate is not one of Amazon SNS")
+            key = self._certificate(address).public_key()
             if not isinstance(key, rsa.RSAPublicKey):
                 raise NotAuthentic("the signing certificate holds no RSA key")
             key.verify(signature, signed.encode(), padding.PKCS1v15(), version())

@@ -33,9 +33,10 @@ _UNSUPPRESS: Final = text("""
 DELETE FROM suppressions
 WHERE tenant_id = :tenant_id AND channel = CAST(:channel AS channel) AND address = :address""")
 
-_UNSUPPRESS_BY_ID: Final = text("DELETE FROM suppressions WHERE tenant_id = :tenant_id AND id = :id")
-
 _SUPPRESSION_COLUMNS: Final = "id, CAST(channel AS text) AS channel, address, reason, source, created_at"
+
+_UNSUPPRESS_BY_ID: Final = text(f"""
+DELETE FROM suppressions WHERE tenant_id = :tenant_id AND id = :id RETURNING {_SUPPRESSION_COLUMNS}""")
 
 _SUPPRESSION: Final = text(f"""
 SELECT {_SUPPRESSION_COLUMNS} FROM suppressions
@@ -136,10 +137,11 @@ def unsuppress(connection: Connection, tenant_id: int, channel: Channel, address
     return connection.execute(_UNSUPPRESS, parameters).rowcount == 1
 
 
-def unsuppress_by_id(connection: Connection, tenant_id: int, suppression_id: int) -> bool:
-    """As `unsuppress`, by the id of the entry."""
+def unsuppress_by_id(connection: Connection, tenant_id: int, suppression_id: int) -> Suppression | None:
+    """Take an entry off the list by its id; None where there is none such."""
     parameters = {"tenant_id": tenant_id, "id": suppression_id}
-    return connection.execute(_UNSUPPRESS_BY_ID, parameters).rowcount == 1
+    row = connection.execute(_UNSUPPRESS_BY_ID, parameters).one_or_none()
+    return None if row is None else _suppression(row)
 
 
 def suppression_of(

@@ -6,7 +6,7 @@ setting is the session's, so a pooler between us and PostgreSQL must keep sessio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,12 +57,21 @@ def keep_apart(engine: Engine, tenant_of_caller: Callable[[], int | None]) -> No
     """
 
     def tell(connection: psycopg.Connection[Any], record: Any, _lent: object) -> None:
-        wanted = tenant_of_caller()
-        if record.info.get(_TOLD) != wanted:
-            _tell(connection, wanted)
-            record.info[_TOLD] = wanted
+        name_tenant(connection, record.info, tenant_of_caller())
 
     event.listen(engine, "checkout", tell)
+
+
+def name_tenant(
+    connection: psycopg.Connection[Any], info: MutableMapping[str, Any], tenant_id: int | None
+) -> None:
+    """Have a connection name a tenant, unless it does; `info` is what the pool notes of it.
+
+    Raises DisconnectionError where the connection is lost.
+    """
+    if info.get(_TOLD) != tenant_id:
+        _tell(connection, tenant_id)
+        info[_TOLD] = tenant_id
 
 
 def _tell(connection: psycopg.Connection[Any], tenant_id: int | None) -> None:

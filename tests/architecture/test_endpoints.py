@@ -80,6 +80,29 @@ def test_what_changes_something_asks_for_more_than_to_read(app: Flask) -> None:
     assert found <= READS_BY_POST
 
 
+OURS: Final = {
+    "id",
+    "tenant_id",
+    "tenant",
+    "version",
+    "state",
+    "created_at",
+    "updated_at",
+    "created_by",
+    "key_hash",
+}
+"""What a caller must not set."""
+
+
+def test_no_body_sets_what_is_ours_to_set(app: Flask) -> None:
+    models = {model for _, noted in marked(app) for model in (noted.body, noted.query) if model is not None}
+    assert len(models) > 25
+    for model in models:
+        assert model.model_config.get("extra") == "forbid", model.__name__
+    for body in {noted.body for _, noted in marked(app) if noted.body is not None}:
+        assert not OURS & set(body.model_fields), body.__name__
+
+
 def test_a_viewer_changes_nothing_and_only_an_admin_manages_keys_and_people() -> None:
     assert ROLE_SCOPES[Role.VIEWER] < READS
     alone = {Scope.KEYS_MANAGE, Scope.PRIVACY, Scope.AUDIT_READ}

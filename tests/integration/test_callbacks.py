@@ -13,6 +13,7 @@ from scheduler.domain.delivery_event import DeliveryEvent, DeliveryEventKind
 from scheduler.domain.message import OUTCOME_UNKNOWN, MessageKey
 from scheduler.domain.occasion import Channel
 from scheduler.domain.retry import RetryPolicy
+from scheduler.provider_settings import ChannelRoute, ProviderEntry, ProviderPlan
 from tests.fixtures.messages import Signal
 from tests.fixtures.pipeline import NINE, Pipeline
 from tests.fixtures.providers import AT, ScriptedProvider, failed
@@ -34,7 +35,11 @@ def pipeline(engine: Engine, clock: SettableClock) -> Pipeline:
 
 @pytest.fixture
 def callbacks(engine: Engine, clock: SettableClock) -> Callbacks:
-    return Callbacks(engine, clock)
+    names = ("mail", "other", "text")
+    routes = {Channel.EMAIL: ChannelRoute(("mail", "other")), Channel.SMS: ChannelRoute(("text",))}
+    return Callbacks(
+        engine, clock, ProviderPlan({name: ProviderEntry(name, "http") for name in names}, routes)
+    )
 
 
 def key(user_id: int) -> MessageKey:
@@ -104,6 +109,19 @@ def test_messages_the_log_does_not_know_are_ignored(pipeline: Pipeline, callback
     [user_id] = send(pipeline, 1)
     assert callbacks.record("mail", [event(user_id + 1)]) == Recorded(0, 1, 0)
     assert callbacks.record("mail", []) == Recorded(0, 0, 0)
+
+
+def test_a_provider_is_not_believed_about_channels_of_others(
+    pipeline: Pipeline, callbacks: Callbacks
+) -> None:
+    [user_id] = send(pipeline, 1)
+    for kind in DeliveryEventKind:
+        told = event(user_id, kind, permanent=True, address="ann0@example.org")
+        assert callbacks.record("text", [told]) == Recorded(recorded=0, ignored=1, applied=0)
+        assert callbacks.record("nobody", [told]) == Recorded(recorded=0, ignored=1, applied=0)
+    assert state_of(pipeline, user_id) == ("sent", None)
+    assert not [*pipeline.rows("SELECT FROM suppressions"), *pipeline.rows("SELECT FROM unsubscribes")]
+    assert callbacks.record("other", [event(user_id)]).applied == 1, "a provider to fail over to is"
 
 
 def test_an_event_that_overtakes_the_worker_waits_for_it(

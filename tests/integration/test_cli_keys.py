@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
@@ -14,15 +15,17 @@ import pytest
 from click.testing import CliRunner, Result
 from loguru import logger
 from pydantic import SecretStr
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from deploy.cli import main
 from deploy.data_folder import own_secret_key, with_secret_key
+from deploy.demo import invitation
 from deploy.first_key import announce_first_key, development_key
 from deploy.supervisor import System
 from scheduler.clock import SystemClock
 from scheduler.settings import Settings
 from tests.fixtures.api import GUARDED, USERS, guarded_client
+from tests.fixtures.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +151,40 @@ def test_the_data_folders_secret_is_used_where_the_database_is_its_own_or_it_has
     assert with_secret_key(Settings(data_dir=folder, secret_key=SecretStr("s" * 32))).secret_key != own
 
 
+def test_a_database_that_is_away_is_waited_for_by_whoever_shows_the_first_key(
+    database_url: str, engine: Engine
+) -> None:
+    said: list[str] = []
+    warned: list[str] = []
+    settings = GUARDED.model_copy(update={"database_url": SecretStr(database_url), "log_format": "human"})
+    system = System(settings, "http://localhost", said.append, Event())
+    operator = create_engine(engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    sink = logger.add(lambda line: warned.append(str(line)), format="{message}", level="WARNING")
+
+    def allow_connections(answer: str) -> None:
+        with operator.connect() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} ALLOW_CONNECTIONS {answer}")
+
+    allow_connections("false")
+    with ThreadPoolExecutor(1) as pool:
+        announced = pool.submit(announce_first_key, system)
+        wait_until(lambda: warned, "it has found the database away")
+        assert not announced.done()
+        allow_connections("true")
+        announced.result(30)
+        assert "dbk_" in said[0]
+        allow_connections("false")
+        warned.clear()
+        announced = pool.submit(announce_first_key, system)
+        wait_until(lambda: warned, "it has found the database away again")
+        system.stopping.set()
+        announced.result(30)
+    logger.remove(sink)
+    operator.dispose()
+    assert set(warned) == {"database_waited_for\n"}
+    assert len(said) == 2
+
+
 def test_the_first_key_is_shown_once_and_never_in_a_log(database_url: str, engine: Engine) -> None:
     said: list[str] = []
 
@@ -177,3 +214,16 @@ def test_a_demonstration_goes_on_with_its_key_until_that_is_revoked(
     other = development_key(settings, engine, SystemClock())
     assert other not in (None, key)
     assert development_key(Settings(api_authentication="none"), engine, SystemClock()) is None
+
+
+def test_a_demonstration_shows_its_key_to_people_and_never_in_a_log(tmp_path: Path) -> None:
+    def told(key: str | None, **changes: object) -> str:
+        settings = GUARDED.model_copy(update={"data_dir": tmp_path, **changes})
+        return "\n".join(invitation(System(settings, "http://here", print, Event()), key))
+
+    assert "http://here/#key=dbk_x" in told("dbk_x", log_format="human")
+    assert "development: dbk_x" in told("dbk_x", log_format="human")
+    in_log = told("dbk_x", log_format="json")
+    assert "dbk_x" not in in_log
+    assert str(tmp_path / "development.key") in in_log
+    assert "none is needed" in told(None)

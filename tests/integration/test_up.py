@@ -122,6 +122,13 @@ def test_everything_runs_what_dies_comes_back_and_nothing_is_left(up: Up) -> Non
     (death,) = up.events("process_died")
     assert (death["name"], death["ended_by"]) == ("worker", "SIGKILL")
 
+    asked = up.pid_of("scheduler")
+    os.kill(asked, signal.SIGTERM)
+    wait_until(lambda: up.pid_of("scheduler") != asked, "a new scheduler is started")
+    (ending,) = up.events("process_ended")
+    assert (ending["name"], ending["ended_by"], ending["level"]) == ("scheduler", "exit code 0", "INFO")
+    assert len(up.events("process_died")) == 1, "an orderly end is no error"
+
     up.remember_family()
     up.process.send_signal(signal.SIGTERM)
     assert up.process.wait(timeout=60) == 0, up.output()

@@ -317,6 +317,8 @@ def test_the_subscription_to_a_listed_topic_is_confirmed() -> None:
         {"SigningCertURL": "https://sns.eu-central-1.amazonaws.com@evil.example/a.pem"},
         {"SigningCertURL": "https://sns.eu-central-1.amazonaws.com:8443/a.pem"},
         {"SigningCertURL": "https://[/a.pem"},
+        {"SigningCertURL": "https://sns.eu-central-1.amazonaws.com/?Action=Publish&x=.pem"},
+        {"SigningCertURL": f"{CERTIFICATE_URL}?x=1"},
     ],
 )
 def test_what_amazon_has_not_signed_for_our_topic_is_refused(changes: dict[str, str]) -> None:

@@ -107,7 +107,14 @@ def test_what_is_no_set_of_keys_is_none(clock: SettableClock, body: bytes) -> No
 def test_keys_for_other_algorithms_and_uses_are_left_out(clock: SettableClock) -> None:
     secret = {"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlYw", "kid": "secret"}
     publisher = Publisher(
-        secret, rsa_key("enc", use="enc"), rsa_key("ps", alg="PS256"), {"kty": "??"}, rsa_key("one")
+        secret,
+        rsa_key("enc", use="enc"),
+        rsa_key("ps", alg="PS256"),
+        rsa_key("list") | {"alg": ["RS256"]},
+        rsa_key("object") | {"kid": {}},
+        {"kty": "??"},
+        {"kty": "RSA", "n": 5, "e": {}},
+        rsa_key("one"),
     )
     keys = KeySet(URL, clock, publisher.fetch)
     assert keys.key("one", "RS256")

@@ -190,6 +190,16 @@ def cut_off() -> str:
     return jwt.encode(claims(), RSA_KEY, "RS256", headers={"kid": "r"}).rpartition(".")[0] + "."
 
 
+def nested() -> str:
+    """A header that is too deep to be read."""
+    header = b'{"alg":"HS256","x":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    return base64.urlsafe_b64encode(header).decode().rstrip("=") + "." + shared().partition(".")[2]
+
+
+def that_is_no_object() -> str:
+    return base64.urlsafe_b64encode(b'["HS256"]').decode().rstrip("=") + "." + shared().partition(".")[2]
+
+
 TRICKS: list[Callable[[], str]] = [
     unsigned,
     signed_with_the_public_key,
@@ -198,6 +208,8 @@ TRICKS: list[Callable[[], str]] = [
     by_another_hash,
     for_an_extension,
     cut_off,
+    nested,
+    that_is_no_object,
     lambda: "",
     lambda: "a.b.c",
     lambda: "ü.ü.ü",
