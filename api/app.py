@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from flask import Blueprint, Flask
 from sqlalchemy import Engine
@@ -18,6 +19,7 @@ from api.dead_letters import dead_letters
 from api.docs import docs
 from api.exports import exports
 from api.health import health
+from api.idempotency import claims_a_key
 from api.imports import imports
 from api.inbox import inbox
 from api.jobs import jobs
@@ -43,6 +45,7 @@ from scheduler.clock import Clock, SystemClock
 from scheduler.service import registry_for
 from scheduler.settings import Settings
 from scheduler.store.database import create_database_engine
+from scheduler.store.readers import Readers
 from scheduler.store.tenants import keep_apart
 
 BLUEPRINTS: Final[tuple[Blueprint, ...]] = (
@@ -82,11 +85,19 @@ class IdentityConverter(BaseConverter):
         return int(value)
 
 
+class _Api(Flask):
+    """Flask, without what it does for applications of another kind."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as it is: none of ours is a coroutine, which would be asked of each hook at each request."""
+        return func
+
+
 def create_app(settings: Settings, engine: Engine, clock: Clock) -> Flask:
     """The API over one database; opens nothing until the first request. Raises ConfigurationError."""
     app = _empty_app()
-    registry = registry_for(settings, engine, clock)
-    app.extensions[EXTENSION] = Services(settings, engine, clock, registry)
+    registry = registry_for(settings, engine, clock, claims_a_key)
+    app.extensions[EXTENSION] = Services(settings, engine, clock, registry, Readers(engine))
     keep_apart(engine, tenant_of_caller)
     register_request_log(app, clock)
     register_problems(app)
@@ -107,7 +118,7 @@ def described_app() -> Flask:
 
 
 def _empty_app() -> Flask:
-    app = Flask("api")
+    app = _Api("api")
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
     app.url_map.converters["identity"] = IdentityConverter
     # A path with two slashes is another path, not a redirect.

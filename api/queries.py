@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import cache
 from typing import Annotated, Final, TypeVar
 
 from flask import request
@@ -43,6 +44,9 @@ Query = TypeVar("Query", bound=BaseModel)
 
 def read_query(model: type[Query]) -> Query:
     """The query of the present request. Raises InvalidQuery."""
+    if not request.query_string:
+        shared: Query = _without_parameters(model)
+        return shared
     given = dict(request.args.lists())
     repeated = [FieldError(f"/{name}", "is given twice") for name, all_of in given.items() if len(all_of) > 1]
     if repeated:
@@ -51,6 +55,12 @@ def read_query(model: type[Query]) -> Query:
         return model.model_validate_strings({name: all_of[0] for name, all_of in given.items()})
     except ValidationError as error:
         raise InvalidQuery(field_errors(error, model.model_fields, "parameter")) from None
+
+
+@cache
+def _without_parameters(model: type[Query]) -> Query:
+    """What a query that says nothing means: nobody can change it, so all requests share it."""
+    return model.model_validate_strings({})
 
 
 def to_cursor(kind: str, position: str) -> str:

@@ -8,6 +8,7 @@ within the stop deadline. SIGHUP: new workers, then the old ones end. A client t
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -16,21 +17,13 @@ import struct
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from flask import Flask
 from gunicorn.app.base import BaseApplication
-from gunicorn.http.errors import (
-    ExpectationFailed,
-    LimitRequestHeaders,
-    LimitRequestLine,
-    ParseException,
-)
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.http.errors import ParseException
 from loguru import logger
 from sqlalchemy import Engine
 
 from api.app import create_app
-from api.problems import MEDIA_TYPE
 from scheduler.clock import SystemClock
 from scheduler.service import engine_for
 from scheduler.settings import Settings
@@ -47,12 +40,6 @@ _SILENCE_SECONDS: Final = 30
 _KEEPALIVE_SECONDS: Final = 75
 _STUCK_SECONDS: Final = 60
 _LONGEST_REQUEST_LINE: Final = 8190  # the most that gunicorn can be told
-
-_REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
-    LimitRequestLine: (414, "URI Too Long"),
-    LimitRequestHeaders: (431, "Request Header Fields Too Large"),
-    ExpectationFailed: (417, "Expectation Failed"),
-}
 
 
 def run_api(settings: Settings, stop: Event) -> None:
@@ -72,8 +59,10 @@ def run_api(settings: Settings, stop: Event) -> None:
 
 
 def _engine(settings: Settings) -> Engine:
-    # One connection for each thread, so that no request waits for another's.
-    return engine_for(settings, "api", least_connections=THREADS)
+    # For each thread one for transactions and one kept for reads (`Readers`): no request waits for another's.
+    return engine_for(
+        settings, "api", least_connections=2 * THREADS, statement_seconds=settings.api_statement_seconds
+    )
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no types
@@ -91,7 +80,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no t
         for name, value in {
             "bind": f"{f'[{host}]' if ':' in host else host}:{self._settings.api_port}",
             "workers": self._settings.api_workers,
-            "worker_class": "api.server.ApiWorker",
+            "worker_class": "api.serving.ApiWorker",
             "threads": THREADS,
             "graceful_timeout": self._settings.stop_deadline_seconds,
             "timeout": _STUCK_SECONDS,
@@ -110,13 +99,15 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no t
     def load(self) -> CheckedInput:
         """The application of one worker process, with an engine of its own."""
         self._engine = _engine(self._settings)
-        return CheckedInput(create_app(self._settings, self._engine, SystemClock()))
+        app = create_app(self._settings, self._engine, SystemClock())
+        # What is here now stays: looking through it for garbage, again and again, costs requests their time.
+        gc.collect()
+        gc.freeze()
+        return CheckedInput(app)
 
     @staticmethod
     def _on_starting(_arbiter: Any) -> None:
-        gunicorn = logging.getLogger("gunicorn.error")
-        gunicorn.propagate = True
-        gunicorn.addFilter(_is_no_silent_client)
+        logging.getLogger("gunicorn.error").propagate = True
 
     def _when_ready(self, arbiter: Any) -> None:
         # The sockets of clients inherit it: it ends reads that nothing answers.
@@ -134,47 +125,6 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no t
     @staticmethod
     def _on_exit(_arbiter: Any) -> None:
         logger.info("api_stopped")
-
-
-def _is_no_silent_client(record: logging.LogRecord) -> bool:
-    """False for what gunicorn reports as an error where a client fell silent: anybody could fill the log by it."""
-    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
-
-
-class ApiWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn publishes no types
-    """Answers what is no HTTP with a problem, logs neither addresses nor paths, and refuses once it stops."""
-
-    def set_accept_enabled(self, enabled: bool) -> None:
-        """Take connections, or none for now; a stopping process none for ever.
-
-        Gunicorn leaves the socket open until the last request is answered: whoever connects meanwhile would
-        be cut off without an answer, where a refused connection is tried elsewhere.
-        """
-        super().set_accept_enabled(enabled)
-        if not self.alive:
-            for listener in self.sockets:
-                listener.close()
-
-    def handle_error(self, _request: Any, client: socket.socket, _address: Any, error: Exception) -> None:
-        """Refuse a request that could not be read."""
-        if not isinstance(error, ParseException):
-            logger.opt(exception=error).error("request_lost")
-            return
-        status, title = _REFUSALS.get(type(error), (400, "Bad Request"))
-        logger.bind(status=status, cause=type(error).__name__).warning("request_refused")
-        body = orjson.dumps(
-            {
-                "type": "about:blank",
-                "title": title,
-                "status": status,
-                "detail": "the request is not valid HTTP",
-            }
-        )
-        head = f"HTTP/1.1 {status} {title}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
-        try:
-            client.sendall(f"{head}Connection: close\r\n\r\n".encode() + body)
-        except OSError:
-            logger.debug("refused_client_is_gone")
 
 
 class CheckedInput:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine
 from scheduler.clock import Clock
 from scheduler.registry import Registry
 from scheduler.settings import Settings
+from scheduler.store.readers import Readers
 
 EXTENSION: Final = "daybreak"
 """Under this name the application keeps its services."""
@@ -24,6 +25,7 @@ class Services:
     engine: Engine
     clock: Clock
     registry: Registry
+    readers: Readers
 
     def reading(self) -> Connection:
         """A connection on which each statement stands for itself: without BEGIN and ROLLBACK a read costs half."""

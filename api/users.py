@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Blueprint, Response
+from pydantic import ValidationError
 
 from api.access import current_actor
 from api.answers import json_answer, time_of_day
@@ -27,15 +28,17 @@ from api.services import services
 from api.tenancy import tenant_id
 from scheduler.domain.access import Scope
 from scheduler.domain.field_error import FieldError
-from scheduler.domain.user import UserInput, UserPatch
+from scheduler.domain.user import BIRTHDAY, UserInput, UserPatch
 from scheduler.errors import InvalidInput, NotFound
-from scheduler.registry import UserKey, WrittenUser
 from scheduler.store import user_queries
 from scheduler.store import users as stored_users
 from scheduler.store.planning import Replanned
 from scheduler.store.users import StoredUser
+from scheduler.user_group import UserKey, WrittenUser
 
 users = Blueprint("users", __name__, url_prefix="/api/v1/users")
+
+_FIRST_TO_SEE_A_DAY: Final = "Pacific/Kiritimati"
 
 _CURSOR_KIND: Final = "user"
 _WRITE_ERRORS: Final = (
@@ -57,7 +60,8 @@ _WRITE_ERRORS: Final = (
 def create_user() -> Response:
     """Add a user. The external id of somebody who was erased is a conflict, until it is allowed."""
     read_query(NoQuery)
-    return _written(services().registry.create(tenant_id(), read_body(UserInput), actor=current_actor()))
+    user = read_body(UserInput, more_errors=_birthday_errors)
+    return _written(services().registry.create(tenant_id(), user, actor=current_actor()))
 
 
 @users.get("")
@@ -83,9 +87,7 @@ def list_users() -> Response:
 def read_user(user_id: int) -> Response:
     """A user by id."""
     read_query(NoQuery)
-    with services().reading() as connection:
-        user = stored_users.find(connection, tenant_id(), user_id)
-    return _one(user, user_id)
+    return _one(user_id)
 
 
 @users.get("/external/<path:external_id>")
@@ -93,11 +95,7 @@ def read_user(user_id: int) -> Response:
 def read_external_user(external_id: str) -> Response:
     """A user by the id that the caller's own system gave them."""
     read_query(NoQuery)
-    user = None
-    if "\0" not in external_id:
-        with services().reading() as connection:
-            user = stored_users.find_external(connection, tenant_id(), external_id)
-    return _one(user, external_id)
+    return _one(external_id)
 
 
 @users.put("/<identity:user_id>")
@@ -114,7 +112,7 @@ def replace_user(user_id: int) -> Response:
     written = services().registry.replace(
         tenant_id(),
         user_id,
-        read_body(UserInput),
+        read_body(UserInput, more_errors=_birthday_errors),
         expected_version=expected_version(),
         actor=current_actor(),
     )
@@ -135,7 +133,7 @@ def put_external_user(external_id: str) -> Response:
     With `If-Match` nobody is added. To give a user another external id, change it by PATCH.
     """
     read_query(NoQuery)
-    user = _named(read_body(ExternalUserInput), external_id)
+    user = _named(read_body(ExternalUserInput, more_errors=_birthday_errors), external_id)
     written = services().registry.put(
         tenant_id(), user, expected_version=expected_version(), actor=current_actor()
     )
@@ -247,11 +245,24 @@ def _named(given: ExternalUserInput, external_id: str) -> UserInput:
 
 def _change(key: UserKey) -> Response:
     read_query(NoQuery)
-    patch = read_body(UserPatch, (MERGE_PATCH, JSON))
+    patch = read_body(UserPatch, (MERGE_PATCH, JSON), _birthday_errors)
     version = expected_version()
     return _written(
         services().registry.patch(tenant_id(), key, patch, expected_version=version, actor=current_actor())
     )
+
+
+def _birthday_errors(given: Any) -> list[FieldError]:
+    """What today says of the birthday in a body that is refused anyway, so that all is said at once."""
+    if not isinstance(given, dict) or not isinstance(given.get("dates"), dict):
+        return []
+    someone = {"external_id": "-", "first_name": "-", "dates": {BIRTHDAY: given["dates"].get(BIRTHDAY)}}
+    for timezone in (given.get("timezone"), _FIRST_TO_SEE_A_DAY):
+        try:
+            return services().registry.problems(UserInput.model_validate(someone | {"timezone": timezone}))
+        except ValidationError:
+            continue
+    return []
 
 
 def _delete(key: UserKey) -> Response:
@@ -261,7 +272,8 @@ def _delete(key: UserKey) -> Response:
     return json_answer({"replanned": replanned_as_json(replanned)})
 
 
-def _one(user: StoredUser | None, key: UserKey) -> Response:
+def _one(key: UserKey) -> Response:
+    user = stored_users.read(services().readers, tenant_id(), key)
     if user is None:
         raise NotFound("user", key)
     return json_answer({"user": user_as_json(user)}, headers={"ETag": etag_of(user.version)})

@@ -22,12 +22,12 @@ _TEXTS: Final = ("application/json", "application/problem+json", "application/x-
 
 def compress(response: Response) -> None:
     """Compress the answer where that is worth it, and say that it depends on what the caller accepts."""
+    if not response.is_streamed and len(response.get_data()) < _LEAST_BYTES:
+        return
     if not (response.content_type or "").startswith(_TEXTS) or response.direct_passthrough:
         return
     if response.cache_control.no_transform:
         return  # lines that tell of progress must not wait for a block to be full
-    if not response.is_streamed and (response.content_length or len(response.get_data())) < _LEAST_BYTES:
-        return
     response.vary.add("Accept-Encoding")
     if _is_accepted() and "Content-Encoding" not in response.headers:
         _encode(response)

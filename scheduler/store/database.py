@@ -10,7 +10,7 @@ middle of a transaction: its locks must not outlast a process that stands still 
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from scheduler.clock import SystemClock
+from scheduler.store import arrays
 
 Result = TypeVar("Result")
 
@@ -32,10 +33,12 @@ _LAST_USED: Final = "daybreak_last_used"
 _CLOCK: Final = SystemClock()
 
 
-def create_database_engine(url: str, *, pool_size: int, application_name: str) -> Engine:
+def create_database_engine(
+    url: str, *, pool_size: int, application_name: str, statement_seconds: int = 0
+) -> Engine:
     """An engine for `url`, as libpq or SQLAlchemy write it, with at most `pool_size` connections.
 
-    Opens nothing: the first use does.
+    Opens nothing: the first use does. A statement may take `statement_seconds`; 0: as long as it takes.
     """
     engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
@@ -50,17 +53,26 @@ def create_database_engine(url: str, *, pool_size: int, application_name: str) -
             "tcp_user_timeout": _UNACKNOWLEDGED_TIMEOUT_MILLISECONDS,
             # JIT compiles for longer than our statements run; plans for few rows gain nothing from helpers.
             "options": "-c timezone=UTC -c jit=off -c max_parallel_workers_per_gather=0"
-            f" -c idle_in_transaction_session_timeout={_SILENT_TRANSACTION_SECONDS}s",
+            f" -c idle_in_transaction_session_timeout={_SILENT_TRANSACTION_SECONDS}s"
+            f" -c statement_timeout={statement_seconds}s",
         },
     )
+    event.listen(engine, "connect", arrays.register)
     event.listen(engine, "checkout", _check)
     event.listen(engine, "checkin", _note_use)
     return engine
 
 
 def _check(connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _lent: object) -> None:
-    """Raise InvalidatePoolError, upon which the pool makes new connections, unless this one is as it should be."""
-    last_used = record.info.get(_LAST_USED)
+    check(connection, record.info)
+
+
+def check(connection: psycopg.Connection[Any], info: Mapping[str, Any]) -> None:
+    """Raise InvalidatePoolError, upon which the pool makes new connections, unless this one is as it should be.
+
+    `info` is what the pool notes of it.
+    """
+    last_used = info.get(_LAST_USED)
     if last_used is None:
         return
     idle_seconds = _CLOCK.monotonic() - last_used
@@ -82,7 +94,12 @@ def _has_news(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _note_use(_connection: psycopg.Connection[Any] | None, record: ConnectionPoolEntry) -> None:
-    record.info[_LAST_USED] = _CLOCK.monotonic()
+    note_use(record.info)
+
+
+def note_use(info: MutableMapping[str, Any]) -> None:
+    """Note that the connection of this `info` was as it should be just now."""
+    info[_LAST_USED] = _CLOCK.monotonic()
 
 
 def in_transaction(engine: Engine, work: Callable[[Connection], Result]) -> Result:

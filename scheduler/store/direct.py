@@ -20,14 +20,14 @@ Result = TypeVar("Result")
 Parameters = Mapping[str, Any]
 
 # Of the dialects, asyncpg's is the one whose parameters are numbered as PostgreSQL numbers them.
-_NUMBERED: Final = asyncpg.dialect()  # type: ignore[no-untyped-call]
+NUMBERED: Final = asyncpg.dialect()  # type: ignore[no-untyped-call]
 
 
 class Direct:
     """A statement for the driver."""
 
     def __init__(self, statement: TextClause) -> None:
-        compiled: Any = statement.compile(dialect=_NUMBERED)
+        compiled: Any = statement.compile(dialect=NUMBERED)
         # Without its indentation, which would be sent each time.
         self._text: str = " ".join(str(compiled).split())
         self._names: tuple[str, ...] = tuple(compiled.positiontup or ())

@@ -1,0 +1,136 @@
+"""Reads of one row at the price of the row: a kept connection, a statement that the server knows, one round trip.
+
+SQLAlchemy's part of such a read, and the driver's, cost several times what PostgreSQL does. So a connection is borrowed
+from the engine's pool and kept: each read takes one that lies idle, names the tenant where it named another
+(`tenants`), and executes the statement by the name under which the connection prepared it. A connection that was lost
+is noticed before it is used, as in the pool (`database`), and the error tree is SQLAlchemy's.
+
+At most half of the pool is kept, so that no transaction waits for a connection that reads; whoever reads beyond that
+gives theirs back at once. Limit: for statements that only read and stand for themselves.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any, Final
+
+import psycopg
+from psycopg.adapt import Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+from sqlalchemy import Engine, PoolProxiedConnection, QueuePool, TextClause, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+
+from scheduler.store.database import check, note_use
+from scheduler.store.direct import NUMBERED
+from scheduler.store.tenants import name_tenant
+
+_PREPARED: Final = "daybreak_prepared"
+
+
+class SingleRow:
+    """A statement of parameters that are whole numbers or texts, which returns one row or none."""
+
+    def __init__(self, name: str, statement: TextClause) -> None:
+        compiled: Any = statement.compile(dialect=NUMBERED)
+        self.name: bytes = f"daybreak_{name}".encode()
+        self.text: bytes = " ".join(str(compiled).split()).encode()
+        self.parameters: tuple[str, ...] = tuple(compiled.positiontup or ())
+        self._row: Callable[[Any], Any] | None = None
+
+    def row(self, values: tuple[Any, ...], result: Any) -> Any:
+        """A named tuple of what was found."""
+        if self._row is None:
+            names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
+            made: Any = namedtuple("Row", names)  # type: ignore[misc]  # they are the statement's
+            self._row = made._make
+        return self._row(values)
+
+
+class Readers:
+    """The connections of one engine that only read. Safe to use from several threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        pool = engine.pool
+        self._most_kept = pool.size() // 2 if isinstance(pool, QueuePool) else 0
+        self._kept: list[PoolProxiedConnection] = []
+        event.listen(engine, "engine_disposed", self._close)
+
+    def one_or_none(self, statement: SingleRow, tenant_id: int, **parameters: int | str) -> Any:
+        """The row that a tenant's connection finds; None: there is none. Raises what SQLAlchemy raises.
+
+        `tenant_id` is a parameter of the statement as well, if it names it.
+        """
+        values = [
+            str(tenant_id if name == "tenant_id" else parameters[name]).encode()
+            for name in statement.parameters
+        ]
+        lent = self._lend(tenant_id)
+        try:
+            found = _execute(lent, statement, values)
+        except psycopg.Error as error:
+            raise self._failed(lent, error) from error
+        self._take_back(lent)
+        return found
+
+    def _lend(self, tenant_id: int) -> PoolProxiedConnection:
+        while True:
+            try:
+                lent = self._kept.pop()
+            except IndexError:
+                lent = self._engine.raw_connection()
+                name_tenant(_driver(lent), lent.info, tenant_id)
+                return lent
+            try:
+                check(_driver(lent), lent.info)
+                name_tenant(_driver(lent), lent.info, tenant_id)
+            except DisconnectionError as error:
+                lent.invalidate(error)
+            else:
+                return lent
+
+    def _take_back(self, lent: PoolProxiedConnection) -> None:
+        if len(self._kept) < self._most_kept:
+            note_use(lent.info)
+            self._kept.append(lent)
+        else:
+            lent.close()
+
+    def _failed(self, lent: PoolProxiedConnection, error: psycopg.Error) -> Exception:
+        # Whatever it was: what the connection has prepared may be no more, as after a migration.
+        lent.invalidate(error)
+        return DBAPIError.instance(
+            None, None, error, psycopg.Error, connection_invalidated=True, dialect=self._engine.dialect
+        )
+
+    def _close(self, _engine: Engine) -> None:
+        while self._kept:
+            self._kept.pop().invalidate()
+
+
+def _driver(lent: PoolProxiedConnection) -> psycopg.Connection[Any]:
+    driver: Any = lent.driver_connection
+    return driver  # type: ignore[no-any-return]
+
+
+def _execute(lent: PoolProxiedConnection, statement: SingleRow, values: list[bytes]) -> Any:
+    driver = _driver(lent)
+    transformers: dict[bytes, Any] = lent.info.setdefault(_PREPARED, {})
+    transformer = transformers.get(statement.name)
+    if transformer is None:
+        _expect(driver, driver.pgconn.prepare(statement.name, statement.text), ExecStatus.COMMAND_OK)
+        transformer = transformers[statement.name] = Transformer(driver)
+    result = driver.pgconn.exec_prepared(statement.name, values)
+    _expect(driver, result, ExecStatus.TUPLES_OK)
+    if result.ntuples == 0:
+        return None
+    assert result.ntuples == 1, "it returns one row"
+    transformer.set_pgresult(result)
+    return statement.row(transformer.load_row(0, tuple), result)
+
+
+def _expect(driver: psycopg.Connection[Any], result: Any, status: ExecStatus) -> None:
+    if result.status != status:
+        raise error_from_result(result, encoding=driver.info.encoding)
