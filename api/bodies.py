@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final, NoReturn, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityTooLarge, UnsupportedMediaType
 
+from scheduler.domain.field_error import FieldError
 from scheduler.domain.user import field_errors
 from scheduler.errors import InvalidInput
 
@@ -35,16 +36,26 @@ _TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_body(model: type[Model], media_types: Collection[str] = (JSON,)) -> Model:
+def _nothing_more(_given: Any) -> Collection[FieldError]:
+    return ()
+
+
+def read_body(
+    model: type[Model],
+    media_types: Collection[str] = (JSON,),
+    more_errors: Callable[[Any], Collection[FieldError]] = _nothing_more,
+) -> Model:
     """The body of the present request as a model.
 
-    Raises UnsupportedMediaType, BadRequest for what is no JSON, or InvalidInput with all that is wrong.
+    Raises UnsupportedMediaType, BadRequest for what is no JSON, or InvalidInput with all that is wrong: by the model,
+    then by `more_errors`, which is asked only where the model refuses, about what is else looked at later.
     """
     check_media_type(media_types)
+    given = _parse(_text())
     try:
-        return model.model_validate(_parse(_text()))
+        return model.model_validate(given)
     except ValidationError as error:
-        raise InvalidInput(field_errors(error, model.model_fields)) from None
+        raise InvalidInput([*field_errors(error, model.model_fields), *more_errors(given)]) from None
 
 
 def check_media_type(media_types: Collection[str]) -> str:

@@ -61,6 +61,11 @@ def register_idempotency(app: Flask) -> None:
     app.after_request(_finish)
 
 
+def claims_a_key() -> bool:
+    """Whether the present request is noted by what it commits: nobody may commit for it then, nor it for others."""
+    return has_app_context() and "idempotency_claim" in g
+
+
 def _begin() -> Response | None:
     """Claim the key of the present request; the kept answer where it was carried out already. Raises Refused."""
     if request.method != "POST" or HEADER not in request.headers or not _has_caller():

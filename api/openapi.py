@@ -20,6 +20,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
 from api.endpoint import JSON, Endpoint, endpoint_of
+from api.openapi_examples import ANSWERS, BODIES, FILES
+from api.openapi_links import add_links
 from api.openapi_parts import (
     DESCRIPTION,
     HEADER_PARAMETERS,
@@ -27,6 +29,9 @@ from api.openapi_parts import (
     PATH_SCHEMAS,
     PROBLEM_SCHEMAS,
     SECURITY_SCHEME,
+    VERSIONED,
+    WITHOUT_PATH,
+    header_references,
     problem_response,
     response_name,
 )
@@ -38,6 +43,9 @@ Schema = dict[str, Any]
 _REFERENCE: Final = "#/components/schemas/{model}"
 _HEADER_REFERENCE: Final = "#/components/parameters/"
 _WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_USUAL_HEADERS: Final = ("X-Request-Id", "RateLimit", "RateLimit-Policy")
+_MINIMAL: Final = "Done; the caller prefers no more (Prefer: return=minimal)"
+_UNCHANGED: Final = "It is still of the version that If-None-Match names"
 _IDENTITY: Final = {"type": "integer", "format": "int64", "minimum": 1, "maximum": LARGEST_IDENTITY}
 
 
@@ -81,6 +89,7 @@ def document(app: Flask, *, url: str = "/", is_guarded: bool = True) -> Schema:
         paths.setdefault(template(route.rule), {})[route.method.lower()] = _operation(
             route, models, is_guarded
         )
+    add_links(paths)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -255,40 +264,63 @@ def _header_parameters(route: Route) -> Iterator[Schema]:
         names.append("Prefer")
     if HTTPStatus.PRECONDITION_FAILED in route.noted.errors:
         names.append("IfMatch")
+    if route.method == "GET" and _is_versioned(route):
+        names.append("IfNoneMatch")
     for name in names:
         yield {"$ref": _HEADER_REFERENCE + name}
 
 
+def _is_versioned(route: Route) -> bool:
+    """Whether a good answer is one version of one thing, and has its tag."""
+    return any(model is not None and model.__name__ in VERSIONED for model in route.noted.answers.values())
+
+
 def _request_body(noted: Endpoint, models: _Models) -> Schema:
-    schema = {"type": "string"} if noted.body is None else models.of_body(noted.body)
-    return {"required": True, "content": {each: {"schema": schema} for each in noted.body_types}}
+    if noted.body is None:
+        text: Schema = {"type": "string"}
+        content: Schema = {each: {"schema": text, "example": FILES[each]} for each in noted.body_types}
+    else:
+        described: Schema = {"schema": models.of_body(noted.body), "example": BODIES[noted.body.__name__]}
+        content = dict.fromkeys(noted.body_types, described)
+    return {"required": True, "content": content}
 
 
 def _responses(route: Route, models: _Models) -> dict[str, Schema]:
     found: dict[str, Schema] = {}
     for status, model in route.noted.answers.items():
-        found[str(int(status))] = _answer(HTTPStatus(status), model, route.noted.answer_types, models)
-    prefers = {"$ref": _HEADER_REFERENCE + "Prefer"} in _header_parameters(route)
-    if prefers and {"200", "201"} & set(found):
-        found.setdefault("204", {"description": "Done; the caller prefers no more (Prefer: return=minimal)"})
+        found[str(int(status))] = _answer(HTTPStatus(status), model, route, models)
+    named = [each["$ref"].rpartition("/")[2] for each in _header_parameters(route)]
+    if "Prefer" in named and (whole := found.get("201", found.get("200"))):
+        headers = whole.get("headers", {}) | header_references("Preference-Applied")
+        found.setdefault("204", {"description": _MINIMAL, "headers": headers})
+    if "IfNoneMatch" in named:
+        found.setdefault("304", {"description": _UNCHANGED, "headers": header_references("ETag")})
     for error in _error_statuses(route):
         found.setdefault(str(int(error)), {"$ref": f"#/components/responses/{response_name(error)}"})
     return found
 
 
-def _answer(
-    status: HTTPStatus, model: type[BaseModel] | None, media_types: tuple[str, ...], models: _Models
-) -> Schema:
+def _answer(status: HTTPStatus, model: type[BaseModel] | None, route: Route, models: _Models) -> Schema:
+    called = model.__name__ if model is not None else ""
+    names = ["Location"] if status is HTTPStatus.CREATED and called not in WITHOUT_PATH else []
+    if called in VERSIONED:
+        names.append("ETag")
+    if route.method == "POST" and route.noted.scope is not None:
+        names.append("Idempotent-Replayed")
     answer: Schema = {"description": _first_line(model) or status.phrase}
-    if status is HTTPStatus.CREATED:
-        answer["headers"] = {"Location": {"$ref": "#/components/headers/Location"}}
+    if names := [*names, *_USUAL_HEADERS] if route.noted.scope is not None else names:
+        answer["headers"] = header_references(*names)
     if model is not None:
-        # A line of NDJSON or a row of CSV is not what a reader of the whole answer sees.
-        answer["content"] = {
-            each: {"schema": models.of_answer(model) if each == JSON else {"type": "string"}}
-            for each in media_types
-        }
+        answer["content"] = {each: _content(each, model, models) for each in route.noted.answer_types}
     return answer
+
+
+def _content(media_type: str, model: type[BaseModel], models: _Models) -> Schema:
+    if media_type != JSON:
+        # A line of NDJSON or a row of CSV is not what a reader of the whole answer sees.
+        return {"schema": {"type": "string"}}
+    found = ANSWERS.get(model.__name__)
+    return {"schema": models.of_answer(model), **({"example": found} if found is not None else {})}
 
 
 def _first_line(model: type[BaseModel] | None) -> str:
@@ -300,14 +332,14 @@ def _first_line(model: type[BaseModel] | None) -> str:
 def _error_statuses(route: Route) -> set[HTTPStatus]:
     """What the route itself may refuse, and what the hooks around it may."""
     noted = route.noted
-    found = {HTTPStatus(each) for each in noted.errors}
+    found = {HTTPStatus(each) for each in noted.errors} | {HTTPStatus.INTERNAL_SERVER_ERROR}
     if noted.scope is not None:
         found |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE}
         found |= {HTTPStatus.TOO_MANY_REQUESTS}
         if route.method == "POST":
             found |= {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}
     if noted.query is not None:
-        found.add(HTTPStatus.BAD_REQUEST)
+        found |= {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_URI_TOO_LONG}
     if route.rule.arguments:
         found.add(HTTPStatus.NOT_FOUND)
     if noted.body is not None:

@@ -42,13 +42,17 @@ SECURITY_SCHEME: Final[Mapping[str, Any]] = {
     "description": "An API key (dbk_…) or a JWT. The roles that an operation lists are the scopes it needs.",
 }
 
+# Their examples stand in the schemas: one at the parameter would be what Swagger UI sends, each time.
 HEADER_PARAMETERS: Final[Mapping[str, Schema]] = {
     "IdempotencyKey": {
         "name": HEADER,
         "in": "header",
         "description": "Makes the request safe to repeat: a new one for each new request, such as a UUID.",
-        "schema": {"type": "string", "pattern": f"^{KEY_PATTERN}$"},
-        "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
+        "schema": {
+            "type": "string",
+            "pattern": f"^{KEY_PATTERN}$",
+            "examples": ["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+        },
     },
     "Prefer": {
         "name": "Prefer",
@@ -60,17 +64,49 @@ HEADER_PARAMETERS: Final[Mapping[str, Schema]] = {
         "name": "If-Match",
         "in": "header",
         "description": "The ETag of the version that is to be changed; if it is another by now, the answer is 412.",
-        "schema": {"type": "string"},
-        "example": '"3"',
+        "schema": {"type": "string", "examples": ['"3"']},
+    },
+    "IfNoneMatch": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "The ETag of the version that the caller has; if it is still that one, the answer is 304.",
+        "schema": {"type": "string", "examples": ['"3"']},
     },
 }
 
 HEADERS: Final[Mapping[str, Schema]] = {
-    "Location": {"description": "The path of what was made.", "schema": {"type": "string"}},
-    "RetryAfter": {"description": "Seconds after which to ask again.", "schema": {"type": "string"}},
-    "Allow": {"description": "The methods that the path takes.", "schema": {"type": "string"}},
-    "WwwAuthenticate": {"description": "How to prove who one is.", "schema": {"type": "string"}},
+    name: {"description": description, "schema": {"type": "string"}, "example": example}
+    for name, description, example in (
+        ("Location", "The path of what was made.", "/api/v1/users/17"),
+        ("ETag", "The version of what is answered, for If-Match and If-None-Match.", '"3"'),
+        ("Idempotent-Replayed", "`true`: this was answered before, and nothing happened again.", "true"),
+        ("Preference-Applied", "That the answer is as short as was preferred.", "return=minimal"),
+        ("X-Request-Id", "The caller's own, or one that was made; the log has it.", "job-7"),
+        (
+            "RateLimit",
+            "What is left (r), and in how many seconds all is there again (t).",
+            '"requests";r=99;t=1',
+        ),
+        ("RateLimit-Policy", "How much (q) in how many seconds (w).", '"requests";q=6000;w=60'),
+        ("Retry-After", "Seconds after which to ask again.", "5"),
+        ("WWW-Authenticate", "How to prove who one is.", 'Bearer realm="daybreak"'),
+    )
 }
+"""All headers of answers. Each is a text of its own form, which its standard says."""
+
+VERSIONED: Final = frozenset(
+    {
+        "OneUserAnswer",
+        "WrittenUserAnswer",
+        "OneOccasionAnswer",
+        "CreatedOccasionAnswer",
+        "WrittenOccasionAnswer",
+    }
+)
+"""The models of answers that have an ETag."""
+
+WITHOUT_PATH: Final = frozenset({"OneSuppressionAnswer"})
+"""The models of what is made and cannot be read alone, so that no Location is told."""
 
 PATH_SCHEMAS: Final[Mapping[str, Schema]] = {
     "channel": {"type": "string", "enum": [str(each) for each in Channel]},
@@ -138,17 +174,44 @@ _ERRORS: Final[Mapping[HTTPStatus, str]] = {
     HTTPStatus.CONFLICT: "It clashes with what is there, or the same request is still under way",
     HTTPStatus.PRECONDITION_FAILED: "It is of another version than If-Match says",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "The request line is longer than 8,190 bytes",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is of a media type that is not taken",
     HTTPStatus.UNPROCESSABLE_ENTITY: "The body breaks rules, or the idempotency key is another request's",
     HTTPStatus.TOO_MANY_REQUESTS: "Too many requests",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "A fault of ours; the log has it under the request id",
 }
 _INVALID: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
-_HEADERS_OF: Final[Mapping[HTTPStatus, Mapping[str, str]]] = {
-    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "WwwAuthenticate"},
-    HTTPStatus.TOO_MANY_REQUESTS: {"Retry-After": "RetryAfter"},
-    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "RetryAfter"},
+_BREACHES: Final[Mapping[HTTPStatus, Schema]] = {
+    HTTPStatus.BAD_REQUEST: {
+        "type": "/problems/invalid-query",
+        "title": "Invalid query",
+        "detail": "the query breaks 1 rule",
+        "errors": [
+            {"parameter": "timezon", "detail": "unknown parameter 'timezon'; did you mean 'timezone'?"}
+        ],
+    },
+    HTTPStatus.UNPROCESSABLE_ENTITY: {
+        "type": "/problems/invalid-input",
+        "title": "Invalid input",
+        "detail": "the input breaks 2 rules",
+        "errors": [
+            {"pointer": "/dates/birthday", "detail": "must not be in the future"},
+            {"pointer": "/nickname", "detail": "unknown field 'nickname'"},
+        ],
+    },
 }
+_HEADERS_OF: Final[Mapping[HTTPStatus, str]] = {
+    HTTPStatus.UNAUTHORIZED: "WWW-Authenticate",
+    HTTPStatus.FORBIDDEN: "WWW-Authenticate",
+    HTTPStatus.TOO_MANY_REQUESTS: "Retry-After",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Retry-After",
+}
+
+
+def header_references(*names: str) -> Schema:
+    """Header fields of an answer, each by reference."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def response_name(status: HTTPStatus) -> str:
@@ -158,13 +221,26 @@ def response_name(status: HTTPStatus) -> str:
 
 def problem_response(status: HTTPStatus) -> Schema:
     """What is answered with an error."""
-    schema = "InvalidProblem" if status in _INVALID else "Problem"
-    response: Schema = {
-        "description": _ERRORS.get(status, status.phrase),
-        "content": {PROBLEM: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    is_invalid = status in _INVALID
+    schema = "InvalidProblem" if is_invalid else "Problem"
+    description = _ERRORS.get(status, status.phrase)
+    example = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": description,
+        "instance": "/api/v1/users",
+        "request_id": "5e3f0c0a9c0f4b6f8f2f0f6f1f6d7e11",
     }
-    if headers := _HEADERS_OF.get(status):
-        response["headers"] = {
-            name: {"$ref": f"#/components/headers/{each}"} for name, each in headers.items()
-        }
+    response: Schema = {
+        "description": description,
+        "content": {
+            PROBLEM: {
+                "schema": {"$ref": f"#/components/schemas/{schema}"},
+                "example": example | (_BREACHES[status] if is_invalid else {}),
+            }
+        },
+    }
+    if header := _HEADERS_OF.get(status):
+        response["headers"] = header_references(header)
     return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event
@@ -23,7 +24,7 @@ from scheduler.keys import ApiKeys
 from scheduler.links import LinkSigner
 from scheduler.planner import Planner, PlanningPolicy
 from scheduler.privacy import Privacy
-from scheduler.registry import Registry
+from scheduler.registry import Registry, never
 from scheduler.settings import Settings
 from scheduler.store.database import create_database_engine
 
@@ -38,7 +39,9 @@ class Jobs:
     recover: Recover
 
 
-def engine_for(settings: Settings, role: str, *, least_connections: int = 1) -> Engine:
+def engine_for(
+    settings: Settings, role: str, *, least_connections: int = 1, statement_seconds: int = 0
+) -> Engine:
     """An engine on the database the settings name, with as many connections as they say, and enough.
 
     With fewer than `least_connections` the process would wait for itself. Raises ConfigurationError where
@@ -53,6 +56,7 @@ def engine_for(settings: Settings, role: str, *, least_connections: int = 1) -> 
         settings.database_url.get_secret_value(),
         pool_size=max(settings.pool_size, least_connections),
         application_name=f"daybreak-{role}",
+        statement_seconds=statement_seconds,
     )
 
 
@@ -62,11 +66,16 @@ def planner_for(settings: Settings, engine: Engine) -> Planner:
     return Planner(engine, policy)
 
 
-def registry_for(settings: Settings, engine: Engine, clock: Clock) -> Registry:
-    """The register of users; without a secret key it takes nobody new once somebody was erased."""
+def registry_for(
+    settings: Settings, engine: Engine, clock: Clock, writes_apart: Callable[[], bool] = never
+) -> Registry:
+    """The register of users; without a secret key it takes nobody new once somebody was erased.
+
+    `writes_apart`: whether the present caller's writes are not to be gathered with those of others.
+    """
     secret = settings.secret_key
     tombstones = None if secret is None else Tombstones(secret)
-    return Registry(engine, planner_for(settings, engine), clock, tombstones)
+    return Registry(engine, planner_for(settings, engine), clock, tombstones, writes_apart)
 
 
 def privacy_for(settings: Settings, engine: Engine, clock: Clock) -> Privacy:

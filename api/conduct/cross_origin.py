@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from flask import Response, request
-from werkzeug.exceptions import MethodNotAllowed
+from flask.globals import request_ctx
 
 REQUEST_HEADERS: Final = (
     "Authorization",
@@ -54,6 +54,7 @@ class Origins:
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
         response = Response(status=HTTPStatus.NO_CONTENT)
+        del response.headers["Content-Type"]
         if request.headers.get("Origin") in self._allowed and (methods := _methods()):
             response.headers["Access-Control-Allow-Methods"] = ", ".join(methods)
             response.headers["Access-Control-Allow-Headers"] = ", ".join(REQUEST_HEADERS)
@@ -72,8 +73,6 @@ class Origins:
 
 
 def _methods() -> list[str]:
-    """What the path takes; none for a path that is none."""
-    error = request.routing_exception
-    if isinstance(error, MethodNotAllowed):
-        return sorted(error.valid_methods or ())
-    return [] if error is not None or request.url_rule is None else sorted(request.url_rule.methods or ())
+    """What the path takes, by all its routes; none for a path that is none."""
+    adapter = request_ctx.url_adapter
+    return sorted(adapter.allowed_methods()) if adapter is not None else []

@@ -5,7 +5,7 @@ prove who one is have a smaller bucket, by address: past it they are answered 42
 itself and nobody else behind the same address. Health checks and callbacks are not counted: they must not be lost.
 
 Limits: each process counts for itself, so a caller may have as many times the limit as there are processes. Behind a
-proxy the address is the proxy's. Not the library `limits`: see decision 0010.
+proxy the address is the proxy's. Not the library `limits`: see decision 0013.
 """
 
 from __future__ import annotations

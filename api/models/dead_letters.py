@@ -113,7 +113,7 @@ class ReasonBody(BaseModel):
 class DiscardBody(ReasonBody):
     """What to discard, and why."""
 
-    filter: FilterBody
+    filter: Annotated[FilterBody, Field(json_schema_extra={"properties": {"discarded": {"const": False}}})]
 
 
 class DeadLetterAnswer(Answer):

@@ -23,7 +23,7 @@ class SchemaAnswer(Answer):
     revision: str | None
 
 
-class JobRunAnswer(Answer):
+class JobHealthAnswer(Answer):
     """The last run of a job; `finished_at` is null while it runs, or for ever where its process died."""
 
     state: str
@@ -40,4 +40,4 @@ class HealthAnswer(AliveAnswer):
 
     database: Literal["ok"]
     schema_: Annotated[SchemaAnswer, Field(alias="schema")]
-    jobs: Mapping[str, JobRunAnswer | None]
+    jobs: Mapping[str, JobHealthAnswer | None]

@@ -151,7 +151,7 @@ class RecipientFilter(BaseModel):
     def _says_who(self) -> Self:
         narrows = not (self.timezone is None and self.date is None and self.attributes is None)
         if narrows == (self.all is not None):
-            raise PydanticCustomError("recipients", 'must name who is meant, or be {{"all": true}}')
+            raise PydanticCustomError("recipients", 'must name who is meant, or be {"all": true}')
         return self
 
 
@@ -186,7 +186,7 @@ class SendInput(BaseModel):
     to: RecipientsInput
     channels: Annotated[
         list[Annotated[Channel, Field(strict=False)]],
-        Field(min_length=1, max_length=len(Channel)),
+        Field(min_length=1, max_length=len(Channel), json_schema_extra={"uniqueItems": True}),
         AfterValidator(_check_distinct),
     ]
     subject: Text | Literal[""] = ""

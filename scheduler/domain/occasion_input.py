@@ -7,7 +7,6 @@ key that is taken) and what the texts say is checked by whoever stores it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import time, timedelta
 from typing import Annotated, Any, Final, Literal
@@ -27,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from scheduler.domain.duration import format_duration, parse_duration
 from scheduler.domain.local_time import GapPolicy, OverlapPolicy
+from scheduler.domain.merge_patch import merged
 from scheduler.domain.occasion import (
     MAX_OFFSET_DAYS,
     AdHocRule,
@@ -60,6 +60,7 @@ NAME_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 _QUIET_PATTERN: Final = "^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"
 # The form that we write; others of ISO 8601 are read as well.
 _DURATION_PATTERN: Final = "^P(([1-9][0-9]?|[12][0-9]{2}|3[0-5][0-9]|36[0-6])D|T[1-9][0-9]{0,2}[HM])$"
+_TEXT_PATTERN: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
 _LONGEST_TEXT: Final = 200_000
 _MOST_TRANSLATIONS: Final = 200
 _MOST_RETRY_SECONDS: Final = 30 * 86_400
@@ -119,7 +120,9 @@ Name = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NAME_PATTERN),
 ]
 Text = Annotated[
-    str, StringConstraints(min_length=1, max_length=_LONGEST_TEXT), AfterValidator(_check_unicode)
+    str,
+    Field(min_length=1, max_length=_LONGEST_TEXT, json_schema_extra={"pattern": _TEXT_PATTERN}),
+    AfterValidator(_check_unicode),
 ]
 LanguageTag = Annotated[
     str,
@@ -233,11 +236,17 @@ class OccasionInput(_StrictModel):
     name: Name
     rule: RuleInput
     local_times: Annotated[
-        tuple[ClockTime, ...], Field(min_length=1, max_length=MOST_LOCAL_TIMES, strict=False), Distinct
+        tuple[ClockTime, ...],
+        Field(
+            min_length=1, max_length=MOST_LOCAL_TIMES, strict=False, json_schema_extra={"uniqueItems": True}
+        ),
+        Distinct,
     ] = (time(9),)
     honours_preferred_time: bool = True
     channels: Annotated[
-        tuple[Annotated[Channel, Field(strict=False)], ...], Field(min_length=1, strict=False), Distinct
+        tuple[Annotated[Channel, Field(strict=False)], ...],
+        Field(min_length=1, strict=False, json_schema_extra={"uniqueItems": True}),
+        Distinct,
     ] = (Channel.EMAIL,)
     priority: Annotated[Priority, Field(strict=False)] = Priority.NORMAL
     subject: Text
@@ -376,18 +385,4 @@ def patched(occasion: OccasionInput, patch: OccasionPatch) -> OccasionInput:
     rule = changes.get("rule")
     if isinstance(rule, dict) and rule.get("kind", target["rule"]["kind"]) != target["rule"]["kind"]:
         target["rule"] = {}
-    return OccasionInput.model_validate(_merged(target, changes))
-
-
-def _merged(target: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """RFC 7396 §2 for objects."""
-    result = dict(target)
-    for name, value in changes.items():
-        if value is None:
-            result.pop(name, None)
-        elif isinstance(value, Mapping):
-            old = result.get(name)
-            result[name] = _merged(old if isinstance(old, Mapping) else {}, value)
-        else:
-            result[name] = value
-    return result
+    return OccasionInput.model_validate(merged(target, changes))

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from datetime import date, time
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import (
     AfterValidator,
@@ -27,7 +27,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from scheduler.domain.field_error import FieldError
-from scheduler.domain.mailbox import PLAIN_PATTERN, check_mailbox
+from scheduler.domain.mailbox import MOST_OCTETS, PLAIN_PATTERN, check_mailbox
+from scheduler.domain.merge_patch import merged
 from scheduler.domain.phone_number import check_phone_number, phone_number_pattern
 from scheduler.domain.schema_of import SchemaOf, without_defaults
 from scheduler.domain.zones import allowed_zones, check_zone
@@ -132,6 +133,7 @@ Email = Annotated[
         lambda: {
             "type": "string",
             "pattern": PLAIN_PATTERN,
+            "maxLength": MOST_OCTETS,
             "description": "Internationalized addresses (RFC 6531) are taken as well.",
             "examples": ["ann@example.org"],
         },
@@ -252,20 +254,7 @@ class UserPatch(_StrictModel):
 def patched(user: UserInput, patch: UserPatch) -> UserInput:
     """`user` with `patch` merged in (RFC 7396); raises ValidationError if the result is no user."""
     changes = patch.model_dump(exclude_unset=True)
-    return UserInput.model_validate(_merged(user.model_dump(), changes))
-
-
-def _merged(target: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """RFC 7396 §2 for objects."""
-    result = dict(target)
-    for name, value in changes.items():
-        if value is None:
-            result.pop(name, None)
-        elif isinstance(value, Mapping):
-            result[name] = _merged(result.get(name, {}), value)
-        else:
-            result[name] = value
-    return result
+    return UserInput.model_validate(merged(user.model_dump(), changes))
 
 
 def check_dates(user: UserInput, today: date) -> list[FieldError]:

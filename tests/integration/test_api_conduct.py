@@ -147,6 +147,13 @@ def test_a_page_of_an_allowed_origin_may_call(engine: Engine, clock: SettableClo
     assert "POST" in asked.headers["Access-Control-Allow-Methods"].split(", ")
     allowed = asked.headers["Access-Control-Allow-Headers"].lower().split(", ")
     assert {"authorization", "content-type", "idempotency-key", "if-match", "prefer"} <= set(allowed)
+    assert "Content-Type" not in asked.headers
+    # All that the path takes, by whatever route.
+    asked = client.options(f"{USERS}/1", headers={"Origin": ORIGIN, "Access-Control-Request-Method": "PATCH"})
+    methods = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "PUT"}
+    assert set(asked.headers["Access-Control-Allow-Methods"].split(", ")) == methods
+    asked = client.options("/nowhere", headers={"Origin": ORIGIN, "Access-Control-Request-Method": "GET"})
+    assert "Access-Control-Allow-Methods" not in asked.headers
     # Even what is refused may be read, and says what it depends on.
     refused = client.get(USERS, headers={"Origin": ORIGIN})
     assert refused.status_code == 401

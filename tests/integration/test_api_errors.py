@@ -8,16 +8,19 @@ from contextlib import closing
 import pytest
 from flask.testing import FlaskClient
 from loguru import logger
+from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
+from api import server
 from api.app import create_app
 from api.bodies import MOST_BODY_BYTES
 from scheduler.clock import SettableClock
-from scheduler.store import users
+from scheduler.store import user_queries
 from scheduler.store.database import create_database_engine
 from tests.fixtures.api import OPEN, USERS, a_user, add_user, api_client, body_of, places, problem
 
 JSON = "application/json"
+OCCASIONS = "/api/v1/occasions"
 CANARY = "canary-7f3a"
 
 
@@ -116,6 +119,34 @@ def test_a_body_that_breaks_a_rule_is_refused_with_the_place(
     assert body_of(client.get(USERS))["users"] == []
 
 
+def test_all_that_is_wrong_with_a_body_is_said_at_once(client: FlaskClient) -> None:
+    """What the database or the clock is asked for, too: a birthday, the texts of an occasion."""
+    wrong = a_user(
+        timezone="Europe/Lodnon",
+        email="x",
+        phone="0171 123",
+        dates={"birthday": "2999-01-01", "wedding": "2023-02-30"},
+        nickname=1,
+    )
+    found = problem(client.post(USERS, json=wrong), 422)
+    assert sorted(places(found)) == [
+        "/dates/birthday",
+        "/dates/wedding",
+        "/email",
+        "/nickname",
+        "/phone",
+        "/timezone",
+    ]
+    assert "did you mean 'Europe/London'?" in json.dumps(found)
+    user = add_user(client)
+    change = {"dates": {"birthday": "2999-01-01"}, "email": "x"}
+    refused = client.patch(f"{USERS}/{user['id']}", json=change)
+    assert places(problem(refused, 422)) == ["/email", "/dates/birthday"]
+    occasion = {"key": "A B", "subject": "Hello {{ nobody }}", "body": "{% if %}", "channels": ["pigeon"]}
+    found = problem(client.post(OCCASIONS, json=occasion), 422)
+    assert sorted(places(found)) == ["/body", "/channels/0", "/key", "/name", "/rule", "/subject"]
+
+
 @pytest.mark.parametrize(
     "content_type",
     [
@@ -170,11 +201,16 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND")
 
 
 def methods_by_path(client: FlaskClient) -> dict[str, set[str]]:
-    """A path for each rule of the application, with what may be done there."""
+    """A path for each rule of the application, with what may be done there by all rules that it fits."""
+    rules = list(client.application.url_map.iter_rules())
+    paths = [
+        rule.build(dict.fromkeys(rule.arguments, "1"), append_unknown=False) or ("", "") for rule in rules
+    ]
     found: dict[str, set[str]] = {}
-    for rule in client.application.url_map.iter_rules():
-        _, path = rule.build(dict.fromkeys(rule.arguments, "1"), append_unknown=False) or ("", "")
+    for (_, path), rule in zip(paths, rules, strict=True):
         found.setdefault(path, set()).update(rule.methods or ())
+    # An occasion may have the key `preview`: what is done to it goes by the rule for all keys.
+    found[f"{OCCASIONS}/preview"] |= found[f"{OCCASIONS}/1"]
     return found
 
 
@@ -284,6 +320,24 @@ def test_a_database_that_is_away_is_a_problem_to_come_back_after(
     assert client.get("/health/live").status_code == 200
 
 
+def test_a_statement_that_takes_too_long_is_ended(engine: Engine, clock: SettableClock) -> None:
+    settings = OPEN.model_copy(
+        update={
+            "database_url": SecretStr(engine.url.render_as_string(hide_password=False)),
+            "api_statement_seconds": 1,
+        }
+    )
+    own = server._engine(settings)
+    try:
+        client = create_app(settings, own, clock).test_client()
+        with engine.begin() as blocking:
+            blocking.execute(text("LOCK TABLE users IN ACCESS EXCLUSIVE MODE"))
+            assert problem(client.get(USERS), 503)["type"] == "/problems/unavailable"
+        assert client.get(USERS).status_code == 200
+    finally:
+        own.dispose()
+
+
 def test_a_database_that_takes_no_writes_is_a_problem_to_come_back_after(
     client: FlaskClient, engine: Engine
 ) -> None:
@@ -305,7 +359,7 @@ def test_an_error_nobody_expected_tells_the_log_and_not_the_caller(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the wires are crossed")
 
-    monkeypatch.setattr(users, "page", fail)
+    monkeypatch.setattr(user_queries, "page", fail)
     found = problem(client.get(USERS), 500)
     assert "wires" not in json.dumps(found)
     failed = next(line for line in log_lines if line.startswith("request_failed"))

@@ -63,6 +63,14 @@ def test_a_repeated_request_is_answered_again_and_does_nothing(client: FlaskClie
     assert rows(engine) == [("k1", True, 201)]
 
 
+def test_a_restart_forgets_no_key(client: FlaskClient, engine: Engine, clock: SettableClock) -> None:
+    first = post(client)
+    again = post(create_app(OPEN, engine, clock).test_client())
+    assert (again.status_code, again.data) == (201, first.data)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.headers["ETag"] == first.headers["ETag"]
+
+
 def test_the_key_may_be_written_as_a_structured_string(client: FlaskClient) -> None:
     assert post(client, "k1").data == post(client, '"k1"').data
 
@@ -101,6 +109,16 @@ def test_keys_are_each_callers_own(engine: Engine, clock: SettableClock) -> None
     assert post(editor).status_code == 201
     problem(post(other), 409)  # the external id is taken: it was carried out
     assert post(editor).headers["Idempotent-Replayed"] == "true"
+
+
+def test_keys_are_each_tenants_own(engine: Engine, clock: SettableClock) -> None:
+    """Two tokens of two tenants may name the same person."""
+    with engine.begin() as connection:
+        for tenant_id in (1, 2):
+            found = idempotency.claim(connection, tenant_id, "jwt:ann", "k1", b"any", now=clock.now())
+            assert isinstance(found, Claim)
+        again = idempotency.claim(connection, 2, "jwt:ann", "k1", b"any", now=clock.now())
+        assert not isinstance(again, Claim)
 
 
 def test_who_may_not_write_claims_no_key(engine: Engine, clock: SettableClock) -> None:

@@ -271,8 +271,11 @@ def test_occasions_are_listed_and_read(client: FlaskClient) -> None:
         "lateness_limit": None,
         "retry": None,
         "active": True,
+        "paused_at": None,
+        "archived_at": None,
         "version": 1,
         "planned_through": None,
+        "is_replanned": True,
     }
     assert body_of(client.get("/api/v1/occasions/birthday")) == {"occasion": listed[0]}
     for missing in ("nothing", "%00", "a" * 5000):

@@ -251,6 +251,8 @@ def test_what_cannot_be_meant_is_refused_by_its_place(client: FlaskClient, pipel
     for changes, place in REFUSED:
         body = a_send(to={"user_ids": [user]}) | changes
         assert places(problem(client.post(MESSAGES, json=body), 422)) == [place], changes
+    [nobody] = problem(client.post(MESSAGES, json=a_send(to={"filter": {}})), 422)["errors"]
+    assert nobody["detail"] == 'must name who is meant, or be {"all": true}'
     assert pipeline.rows("SELECT FROM occasions WHERE kind = 'ad_hoc'") == []
     assert not pipeline.states()
 

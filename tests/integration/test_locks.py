@@ -43,7 +43,7 @@ def test_a_worker_that_stands_still_in_a_transaction_holds_up_no_other_lease(
     assert batch is not None
     assert other is not None
     with engine.begin() as paused:
-        batches.fence(paused, batch)
+        batches.fence(paused, batch, provider="http")
         assert batches.lapse_leases(impatient, now=now + 2 * LEASE) == 1
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from api.app import create_app, described_app
 from api.endpoint import endpoint_of
 from api.openapi import document, routes
+from api.openapi_examples import BODIES, FILES
 from scheduler.clock import SettableClock
 from scheduler.domain.access import Scope
 from tests.fixtures.api import GUARDED, USERS, a_user, add_user, api_client, body_of
@@ -113,8 +114,64 @@ def test_every_part_is_used_and_none_is_ours_alone() -> None:
     text = json.dumps(DOCUMENT)
     for kind in ("schemas", "parameters", "responses", "headers"):
         for name in DOCUMENT["components"][kind]:
-            assert name == "Allow" or f'"#/components/{kind}/{name}"' in text, (kind, name)
+            assert f'"#/components/{kind}/{name}"' in text, (kind, name)
+            assert "__" not in name, f"two models are called {name.rpartition('__')[2]}"
     assert "x-daybreak" not in text
+
+
+def contents() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What is sent and answered, by operation and media type."""
+    for _, _, operation in operations():
+        name = operation["operationId"]
+        for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+            yield f"{name} takes", media_type, content
+        for status, answer in operation["responses"].items():
+            for media_type, content in answer.get("content", {}).items():
+                yield f"{name} answers {status}", media_type, content
+    for name, answer in DOCUMENT["components"]["responses"].items():
+        for media_type, content in answer["content"].items():
+            yield name, media_type, content
+
+
+def test_every_body_has_an_example_that_keeps_to_its_schema() -> None:
+    for what, media_type, content in contents():
+        assert "example" in content or " answers " in what, (what, media_type)
+        if "example" in content:
+            whole = {"components": DOCUMENT["components"], **content["schema"]}
+            found = [error.message for error in OAS31Validator(whole).iter_errors(content["example"])]
+            assert not found, (what, found)
+
+
+def test_what_is_given_out_leads_to_operations_that_take_it() -> None:
+    names = {operation["operationId"]: (path, operation) for path, _, operation in operations()}
+    links = [
+        link
+        for _, operation in names.values()
+        for answer in operation["responses"].values()
+        for link in answer.get("links", {}).values()
+    ]
+    assert len(links) > 40
+    for link in links:
+        path, operation = names[link["operationId"]]
+        for name in link["parameters"]:
+            assert f"{{{name}}}" in path
+            assert any(each.get("name") == name for each in operation["parameters"])
+
+
+def test_every_error_that_a_route_may_answer_is_in_it() -> None:
+    for path, method, operation in operations():
+        needed = {"500"}
+        if path.startswith("/api/"):
+            needed |= {"401", "403", "429", "503"}
+        if "{" in path:
+            needed.add("404")
+        if method == "post":
+            needed |= {"400", "409", "422"}
+        if "requestBody" in operation:
+            needed |= {"400", "413", "415"}
+        if any(each.get("$ref", "").endswith("/IfMatch") for each in operation["parameters"]):
+            needed.add("412")
+        assert needed <= set(operation["responses"]), (method, path)
 
 
 def test_it_is_served_and_kept_by_who_has_it(client: FlaskClient) -> None:
@@ -212,6 +269,33 @@ def test_what_is_written_is_as_described(client: FlaskClient) -> None:
     assert breaches(inbox, "get", 200, body_of(client.get(f"{path}/inbox"))) == []
     unsubscribed = client.put(f"{path}/unsubscribes/email")
     assert breaches(f"{one}/unsubscribes/{{channel}}", "put", 200, body_of(unsubscribed)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        (USERS, "UserInput"),
+        ("/api/v1/occasions", "OccasionInput"),
+        ("/api/v1/occasions/preview", "PreviewBody"),
+        ("/api/v1/messages", "SendInput"),
+        ("/api/v1/dead-letters/replay", "ReplayBody"),
+        ("/api/v1/dead-letters/discard", "DiscardBody"),
+        (SUPPRESSIONS, "SuppressionInput"),
+    ],
+)
+def test_the_examples_are_taken(client: FlaskClient, path: str, model: str) -> None:
+    response = client.post(path, json=BODIES[model])
+    assert response.status_code in (200, 201), response.text
+    assert breaches(path, "post", response.status_code, body_of(response)) == []
+    described = DOCUMENT["paths"][path]["post"]["responses"][str(response.status_code)]
+    told = set(described["headers"]) & {"Location", "ETag"}
+    assert told == {"Location", "ETag"} & set(response.headers.keys())
+
+
+def test_an_example_of_a_file_is_taken(client: FlaskClient) -> None:
+    for media_type, text in FILES.items():
+        told = body_of(client.post(f"{USERS}/import", data=text, content_type=media_type))
+        assert (told["read"], told["rejected"]) == (1, 0), told
 
 
 def test_an_answer_that_is_not_as_described_is_found(client: FlaskClient) -> None:

@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from scheduler.clock import SettableClock
+from scheduler.domain.batch import first_queue
 from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import Channel, Priority
-from scheduler.planner import EditedUsers
+from scheduler.edited_users import EditedUsers
 from scheduler.store import batch_queries, batches, circuits, contact_rules, failures, messages, users
 from scheduler.store.batches import Counts, LeasedBatch, Queue
 from scheduler.store.contact_rules import GroupLimit
@@ -121,6 +122,11 @@ def scanned(plan: list[dict[str, Any]]) -> dict[str, set[str]]:
     return found
 
 
+def conditions(plan: list[dict[str, Any]], index: str) -> list[str]:
+    """By what an index is entered and left, for each scan of it."""
+    return [node.get("Index Cond", "") for node in plan if node.get("Index Name") == index]
+
+
 def kinds(plan: list[dict[str, Any]]) -> set[str]:
     return {node["Node Type"] for node in plan}
 
@@ -151,6 +157,20 @@ def test_the_most_urgent_batch_is_the_first_entry_of_an_index(connection: Connec
     plan = plans(connection, lease)
     assert scanned(plan) == {"batches": {"batches_enqueued", "batches_pkey"}}
     assert not kinds(plan) & {"Sort", "Incremental Sort"}
+    assert conditions(plan, "batches_enqueued") == ["((queue >= '0'::smallint) AND (queue <= 9))"]
+
+
+def test_every_channel_and_priority_has_its_queue(connection: Connection) -> None:
+    """What the database makes of them is what leases ask for."""
+    for channel in Channel:
+        numbers = [
+            connection.execute(
+                text("SELECT queue_of(CAST(:channel AS channel), CAST(:priority AS priority))"),
+                {"channel": channel.value, "priority": priority.value},
+            ).scalar_one()
+            for priority in Priority
+        ]
+        assert numbers == [first_queue(channel) + place for place in range(len(Priority))]
 
 
 BATCH_BY_ID: Final[dict[str, Callable[[Connection, LeasedBatch], object]]] = {
@@ -159,7 +179,7 @@ BATCH_BY_ID: Final[dict[str, Callable[[Connection, LeasedBatch], object]]] = {
 }
 HELD_BATCH: Final[dict[str, Callable[[Connection, LeasedBatch], object]]] = {
     "renew": lambda c, batch: batches.renew(c, batch, expires_at=NINE),
-    "fence": batches.fence,
+    "fence": lambda c, batch: batches.fence(c, batch, provider="http"),
     "is_finished": batches.is_finished,
     "finish": lambda c, batch: batches.finish(c, batch, Counts(sent=1), now=NINE),
     "hand_back": lambda c, batch: batches.hand_back(c, batch, Counts(), due_at=NINE),
@@ -201,6 +221,9 @@ def test_what_waits_is_the_first_entry_of_an_index_for_each_channel(connection: 
 
     plan = plans(connection, lease)
     assert scanned(plan) == {"batches": {"batches_enqueued", "batches_pkey"}}
+    [condition] = conditions(plan, "batches_enqueued")
+    assert "queue >= wanted.queue" in condition
+    assert "queue <= (wanted.queue + 9)" in condition
 
 
 def test_what_comes_before_a_batch_is_looked_for_among_the_enqueued(connection: Connection) -> None:
@@ -211,6 +234,10 @@ def test_what_comes_before_a_batch_is_looked_for_among_the_enqueued(connection: 
 
     plan = plans(connection, lease)
     assert scanned(plan) == {"batches": {"batches_enqueued", "batches_pkey"}}
+    # An entry of the index is read only if it comes before the one in hand.
+    [condition] = conditions(plan, "batches_enqueued")
+    assert "queue >= wanted.queue" in condition
+    assert "ROW(queue, send_at, id) < ROW((wanted.queue + hand.place), hand.send_at, hand.id)" in condition
 
 
 def _accept(connection: Connection, batch: LeasedBatch) -> object:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from scheduler.domain.occasion import Priority
-from scheduler.store import backlogs, batches, occasions
+from scheduler.store import backlogs, batch_holds, batches, occasions
 from scheduler.store.database import create_database_engine
 from scheduler.store.partitions import Partitions
 from tests.fixtures.databases import DatabaseCopies
@@ -83,13 +83,13 @@ def test_held_batches_are_out_of_the_way_of_what_is_due(connection: Connection) 
 @pytest.mark.parametrize(
     "work",
     [
-        lambda c: batches.held_due(c, 1, now=NINE, most=50),
-        lambda c: batches.release_one(c, 1),
-        lambda c: batches.release(c, 3),
-        lambda c: batches.reprioritise(c, 3, Priority.BULK),
+        lambda c: batch_holds.held_due(c, 1, now=NINE, most=50),
+        lambda c: batch_holds.release_one(c, 1),
+        lambda c: batch_holds.release(c, 3),
+        lambda c: batch_holds.reprioritise(c, 3, Priority.BULK),
         lambda c: backlogs.backlog(c, 3, now=NINE, lateness_limit=timedelta(hours=25)),
         lambda c: occasions.has_planned(c, 3),
-        lambda c: batches.hold(c, 3),
+        lambda c: batch_holds.hold(c, 3),
     ],
     ids=["held_due", "release_one", "release", "reprioritise", "backlog", "has_planned", "hold"],
 )

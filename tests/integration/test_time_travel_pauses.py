@@ -15,7 +15,7 @@ from scheduler.domain.access import SYSTEM
 from scheduler.domain.occasion_input import OccasionPatch
 from scheduler.errors import Conflict
 from scheduler.occasions import BacklogChoice, BacklogWaiting, Occasions
-from scheduler.store import batches, occasions
+from scheduler.store import batch_holds, occasions
 from scheduler.store.backlogs import Backlog
 from tests.fixtures.api import api_client, body_of, problem
 from tests.fixtures.messages import Signal
@@ -204,7 +204,7 @@ def test_a_claim_that_meets_the_end_of_a_pause_is_not_held_for_ever(engine: Engi
         with engine.begin() as connection:
             # As far as a resumption has come that is not committed yet.
             occasions.set_paused(connection, 1, None, now=NINE)
-            batches.release(connection, 1)
+            batch_holds.release(connection, 1)
             delivery = executor.submit(pipeline.deliverer(ScriptedProvider()).deliver, leased, Signal())
             wait_until_blocked(engine, delivery)
         delivery.result(timeout=60)

@@ -1,6 +1,10 @@
 """Schemathesis over the whole OpenAPI document, with all its checks, as an admin and as a viewer.
 
-    python -m tests.load.fuzz [--seconds N] [--seed N]
+    python -m tests.load.fuzz [--short] [--seconds N] [--seed N]
+
+Short: each operation with its examples and a few requests made by chance, and what can be done one after another; a
+minute. Else also what stands at the edges of each schema, some fifteen thousand requests for each role, and then by
+chance for as long as `--seconds` say, if they do.
 
 The API is the real server in a process of its own beside PostgreSQL. Ends with 1 where a check has failed: a 5xx, an
 answer that the document does not describe, input that is taken or refused against it, a route without credentials.
@@ -36,15 +40,16 @@ _ISSUER: Final = "fuzz"
 _FAR_FUTURE: Final = 4_102_444_800  # the year 2100
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _CONFIGURATION: Final = Path(__file__).with_name("schemathesis.toml")
-_QUICK_EXAMPLES: Final = 3
+_SHORT_PHASES: Final = "examples,fuzzing,stateful"
+_EXAMPLES: Final = {Role.ADMIN: 2, Role.VIEWER: 1}
+"""By chance, of each operation; a viewer is refused most."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fuzz as each role; 1 where anything failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--seconds", type=int, help="for each role; without it, a few examples of each operation"
-    )
+    parser.add_argument("--short", action="store_true", help="less than a minute")
+    parser.add_argument("--seconds", type=int, help="for each role; without it, a few by chance")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     configure_logs(level="WARNING", log_format="human", service="fuzz")
@@ -54,10 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with start_embedded(root / "postgresql") as server:
             _prepare(server.url)
             with _api(server.url, root) as port:
-                codes = [
-                    _fuzz(port, role, root, seconds=options.seconds, seed=options.seed)
-                    for role in (Role.ADMIN, Role.VIEWER)
-                ]
+                codes = [_fuzz(port, role, root, options) for role in (Role.ADMIN, Role.VIEWER)]
     return 1 if any(codes) else 0
 
 
@@ -112,15 +114,20 @@ def _is_ready(port: int) -> bool:
         connection.close()
 
 
-def _fuzz(port: int, role: Role, root: Path, *, seconds: int | None, seed: int) -> int:
+def _fuzz(port: int, role: Role, root: Path, options: argparse.Namespace) -> int:
     """The exit code of one run."""
-    bounds = ["--max-examples", str(_QUICK_EXAMPLES)] if seconds is None else ["--max-time", str(seconds)]
+    if options.seconds is None:
+        bounds = ["--max-examples", str(_EXAMPLES[role])]
+    else:
+        bounds = ["--max-time", str(options.seconds)]
+    phases = ["--phases", _SHORT_PHASES] if options.short else []
     command = [
         *(sys.executable, "-m", "schemathesis.cli"),
         *("--config-file", str(_CONFIGURATION), "run", f"http://127.0.0.1:{port}/openapi.json"),
         *("--header", f"Authorization: Bearer {_token(role)}"),
-        *("--checks", "all", "--workers", "2", "--seed", str(seed), "--request-timeout", "20"),
-        *bounds,
+        *("--checks", "all", "--workers", "2", "--seed", str(options.seed), "--request-timeout", "60"),
+        *("--max-response-time", "60"),  # whatever else the machine does
+        *("--warnings", "off", *phases, *bounds),
     ]
     environment = os.environ | {"PYTHONPATH": str(_ROOT)}
     return subprocess.run(command, env=environment, cwd=root, check=False).returncode

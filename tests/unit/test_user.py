@@ -13,7 +13,7 @@ from scheduler.domain.user import (
     field_errors,
     patched,
 )
-from scheduler.domain.user_row import user_from_row
+from scheduler.domain.user_row import UserRows
 
 ADA: dict[str, Any] = {
     "external_id": "ada",
@@ -391,19 +391,22 @@ def test_a_row_is_read_by_its_columns() -> None:
         "timezone": "America/Denver",
         "country": "US",
     }
-    assert user_from_row(row) == {
+    rows = UserRows(list(row))
+    values = rows.user(list(row.values()))
+    assert rows.ignored == ["country"]
+    assert values == {
         "external_id": "aardsda01",
         "first_name": "David",
         "email": "aardsda01@example.com",
         "timezone": "America/Denver",
         "dates": {"birthday": "1981-12-27", "anniversary": "2004-04-06", "name_day": "2004-12-30"},
     }
-    assert UserInput.model_validate(user_from_row(row)).last_name == ""
+    assert UserInput.model_validate(values).last_name == ""
 
 
 def test_a_row_with_nothing_in_it_lacks_what_is_required() -> None:
     with pytest.raises(ValidationError) as refused:
-        UserInput.model_validate(user_from_row({"external_id": "", "first_name": "", "timezone": ""}))
+        UserInput.model_validate(UserRows(["external_id", "first_name", "timezone"]).user(["", "", " "]))
     assert [error.pointer for error in field_errors(refused.value)] == [
         "/external_id",
         "/first_name",
