@@ -144,11 +144,13 @@ def test_a_publisher_that_is_blocked_says_so_and_what_was_confirmed_survives(rab
             broker.publish(blocked)
         with ExitStack() as stack:
             consumer = consumer_of(broker, stack)
-            received = drain(rabbit.engine, consumer, now())
-            assert sorted(delivery.batch.id for delivery in received) == confirmed
-            last = consumer.receive(LEASE, LONG)
-            assert last is not None
-            assert last.batch.id == blocked[0].id
+            received = [delivery.batch.id for delivery in drain(rabbit.engine, consumer, now())]
+            # The log is the second way in: on a slow machine it has given what was blocked by now.
+            if len(received) == len(confirmed):
+                last = consumer.receive(LEASE, LONG)
+                assert last is not None
+                received.append(last.batch.id)
+            assert sorted(received) == [*confirmed, blocked[0].id]
     finally:
         rabbit.node.control("set_vm_memory_high_watermark", "0.4")
     broker.publish(blocked)
