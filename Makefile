@@ -24,6 +24,7 @@ test: check rabbitmq nginx ## everything: check, the tests that need servers or 
 	$(BIN)/pytest -n 2 --dist worksteal $(SLOW_TESTS)
 	$(BIN)/python -m tests.bench --short
 	$(BIN)/python -m tests.load.api --users 800
+	$(BIN)/python -m tests.load.fuzz --short
 
 check: .venv/.development ## format, lint, types, import contracts, quick tests: under a minute
 	$(BIN)/ruff format --check .
@@ -38,8 +39,9 @@ bench: .venv/.development .venv-peers/.installed rabbitmq nginx ## rates beside 
 faults: .venv/.development rabbitmq ## kill and pause real processes and servers, then compare log and ledger
 	TEST_SCALE=full $(BIN)/pytest tests/faults
 
-load: .venv/.development ## create, read, change and delete users at sixteen connections: prints latencies
+load: .venv/.development ## users written and read at sixteen connections: prints latencies; then every route fuzzed for ten minutes
 	$(BIN)/python -m tests.load.api
+	$(BIN)/python -m tests.load.fuzz --seconds 600
 
 lock: .venv/.created ## write the lock files from pyproject.toml (UPGRADE=1: with the newest versions)
 	$(COMPILE) pyproject.toml --group build --output-file requirements.lock
