@@ -3,11 +3,12 @@
 A parent process holds the socket and keeps `api_workers` processes alive, each with its own threads and
 database connections, made after the fork. SIGTERM: no new connections, requests under way are finished
 within the stop deadline. SIGHUP: new workers, then the old ones end. A client that sends nothing for
-`_SILENCE_SECONDS` loses its connection, so that slow ones cannot hold all threads.
+`_SILENCE_SECONDS`, where something is due, loses its connection, so that slow ones cannot hold all threads.
 """
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -25,6 +26,7 @@ from sqlalchemy import Engine
 
 from api.app import create_app
 from scheduler.clock import SystemClock
+from scheduler.errors import ConfigurationError
 from scheduler.service import engine_for
 from scheduler.settings import Settings
 
@@ -37,6 +39,10 @@ THREADS: Final = 8
 """Requests that one process works on at the same time; more wait."""
 
 _SILENCE_SECONDS: Final = 30
+_BIND_SECONDS: Final = 5
+"""How long the port may still be held by the processes of an API that was killed."""
+_BACKLOG: Final = 2048
+"""Connections that wait to be taken."""
 _KEEPALIVE_SECONDS: Final = 75
 _STUCK_SECONDS: Final = 60
 _LONGEST_REQUEST_LINE: Final = 8190  # the most that gunicorn can be told
@@ -45,17 +51,48 @@ _LONGEST_REQUEST_LINE: Final = 8190  # the most that gunicorn can be told
 def run_api(settings: Settings, stop: Event) -> None:
     """Serve until SIGTERM or SIGINT; `stop` is looked at once, in case it was set before this began.
 
-    Raises ConfigurationError where there is no database to serve from, or where callers must prove who they are and
-    there is no secret key for it. Ends the process.
+    Raises ConfigurationError where there is no database to serve from, where callers must prove who they are and
+    there is no secret key for it, and where others listen on the port. Ends the process.
     """
     engine = _engine(settings)
     # What is set wrongly is to stop the start, not each of the processes that serve.
     create_app(settings, engine, SystemClock())
     engine.dispose()
+    listener = _listener(settings, stop)
     logger.bind(host=settings.api_host, port=settings.api_port, workers=settings.api_workers).info(
         "api_started"
     )
-    _Server(settings, stop).run()
+    _Server(settings, stop, listener).run()
+
+
+def _listener(settings: Settings, stop: Event) -> socket.socket:
+    """The socket that clients connect to. Raises ConfigurationError where its address cannot be had."""
+    host, port = settings.api_host, settings.api_port
+    tries_until = SystemClock().monotonic() + _BIND_SECONDS
+    while True:
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            _listen(listener, host, port)
+        except OSError as error:
+            listener.close()
+            is_held = error.errno == errno.EADDRINUSE
+            if is_held and SystemClock().monotonic() < tries_until and not stop.wait(0.2):
+                continue
+            raise ConfigurationError(
+                f"DAYBREAK_API_HOST and DAYBREAK_API_PORT: got {host} and {port}, where the API cannot listen "
+                f"({error.strerror}); take an address of this machine and a port that is free"
+            ) from error
+        return listener
+
+
+def _listen(listener: socket.socket, host: str, port: int) -> None:
+    # The sockets of clients inherit it: it ends reads that nothing answers.
+    silence = struct.pack("ll", _SILENCE_SECONDS, 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, silence)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, silence)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(_BACKLOG)
 
 
 def _engine(settings: Settings) -> Engine:
@@ -68,17 +105,18 @@ def _engine(settings: Settings) -> Engine:
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no types
     """Gunicorn's parent process, configured from the settings alone."""
 
-    def __init__(self, settings: Settings, stop: Event) -> None:
+    def __init__(self, settings: Settings, stop: Event, listener: socket.socket) -> None:
         self._settings = settings
         self._stop = stop
+        self._listener_number = listener.detach()  # gunicorn's from here on
         self._engine: Engine | None = None
         super().__init__()
 
     def load_config(self) -> None:
         """Tell gunicorn all that is not its default; it reads no file, no variable and no argument."""
-        host = self._settings.api_host
         for name, value in {
-            "bind": f"{f'[{host}]' if ':' in host else host}:{self._settings.api_port}",
+            "bind": f"fd://{self._listener_number}",
+            "backlog": _BACKLOG,
             "workers": self._settings.api_workers,
             "worker_class": "api.serving.ApiWorker",
             "threads": THREADS,
@@ -109,12 +147,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no t
     def _on_starting(_arbiter: Any) -> None:
         logging.getLogger("gunicorn.error").propagate = True
 
-    def _when_ready(self, arbiter: Any) -> None:
-        # The sockets of clients inherit it: it ends reads that nothing answers.
-        silence = struct.pack("ll", _SILENCE_SECONDS, 0)
-        for listener in arbiter.LISTENERS:
-            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, silence)
-            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, silence)
+    def _when_ready(self, _arbiter: Any) -> None:
         if self._stop.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -3,7 +3,11 @@
 Gunicorn's parent, its parser of HTTP and its environ stay; its own threaded worker does not. That hands each request
 from a thread that waits to one that works and back, over a queue and a pipe, and sends the head of an answer apart
 from its body. Here whoever finds a request answers it and waits again: a connection is armed for one event, so one
-thread alone has it. A client that sends nothing holds a connection, but no thread.
+thread alone has it. A thread is taken by a whole head alone: a client that sends nothing, or a head byte by byte, holds
+a connection for `_HEAD_SECONDS`, but no thread. One that sends its body too slowly loses its connection.
+
+Limits: a thread waits for a body that was announced, so as many clients as there are threads delay all others, until
+they are found too slow; a head is `_LONGEST_HEAD` at most.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import threading
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from gunicorn.http import get_parser
@@ -39,6 +43,14 @@ _TICK_SECONDS: Final = 1.0
 _LINGER_SECONDS: Final = 2.0
 """How long a stopping process waits for requests that clients may just be sending on connections they kept."""
 _DRAIN_SECONDS: Final = 5.0
+_HEAD_SECONDS: Final = 30.0
+"""How long a client may take for the head of a request, once it has begun, or for its first."""
+_BODY_SECONDS: Final = 30.0
+_LEAST_BYTES_A_SECOND: Final = 1000
+"""A body may keep us waiting for `_BODY_SECONDS`, and longer by a second for each of these that have come."""
+_LONGEST_HEAD: Final = 65_536
+_READ_BYTES: Final = 16_384
+_HEAD_ENDS: Final = b"\r\n\r\n"
 _PAUSE_SECONDS: Final = 0.1
 
 _CLOCK: Final = SystemClock()
@@ -99,14 +111,72 @@ class _Connection:
         self.socket = client
         self.address = address
         self.server = server
-        self.parser = get_parser(worker.cfg, client, address)
         self.is_idle = True
-        self.ends_at = 0.0
+        self.ends_at = _CLOCK.monotonic() + _HEAD_SECONDS
         """When it is closed, if no request has come until then."""
+        self._parser = get_parser(worker.cfg, self, address)
+        self._received_bytes = 0
+        self._waited_seconds = 0.0
 
-    def holds_more(self) -> bool:
-        """Whether the next request has been read already, or its beginning."""
-        return bool(self.parser.unreader.buf.getvalue())
+    @property
+    def held(self) -> bytes:
+        """What has been read and belongs to no request yet: the next one, or its beginning."""
+        held: bytes = self._parser.unreader.buf.getvalue()
+        return held
+
+    def has_head(self) -> bool:
+        """Whether a request can be read without waiting, or is too long to be one."""
+        held = self.held
+        return _HEAD_ENDS in held or len(held) > _LONGEST_HEAD
+
+    def is_read(self) -> bool:
+        """Read what has come, without waiting; False: the client has ended it."""
+        try:
+            data = self.socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._parser.unreader.unread(self._parser.unreader.take_buffered() + data)
+        return bool(data)
+
+    def next_request(self) -> Any:
+        """The request whose head has been read. Raises ParseException."""
+        if _HEAD_ENDS not in self.held:
+            raise LimitRequestHeaders("the head is too long")
+        self._received_bytes = 0
+        self._waited_seconds = 0.0
+        return next(self._parser)
+
+    def finish_body(self) -> bool:
+        """Read what the application has left of a body; False: that is too much, or comes too slowly."""
+        return bool(self._parser.finish_body(deadline=_CLOCK.monotonic() + _DRAIN_SECONDS))
+
+    def recv(self, size: int) -> bytes:
+        """More of a body, for the parser. Raises OSError where none comes, or too slowly."""
+        before = _CLOCK.monotonic()
+        data = self.socket.recv(size)
+        self._received_bytes += len(data)
+        self._waited_seconds += _CLOCK.monotonic() - before
+        if self._waited_seconds > _BODY_SECONDS + self._received_bytes / _LEAST_BYTES_A_SECOND:
+            raise TimeoutError
+        return data
+
+    def gettimeout(self) -> float | None:
+        """The socket's, for the parser."""
+        return self.socket.gettimeout()
+
+    def settimeout(self, seconds: float | None) -> None:
+        """The socket's, for the parser."""
+        self.socket.settimeout(seconds)
+
+
+class _Listener(NamedTuple):
+    """A socket that clients connect to."""
+
+    socket: socket.socket
+    number: int
+    name: Any
 
 
 class ApiWorker(Worker):  # type: ignore[misc]  # gunicorn publishes no types
@@ -120,7 +190,8 @@ class ApiWorker(Worker):  # type: ignore[misc]  # gunicorn publishes no types
         self._epoll = select.epoll()
         self._waiting: dict[int, _Connection] = {}
         self._open: set[_Connection] = set()
-        self._listening: dict[int, socket.socket] = {}
+        self._listening: dict[int, _Listener] = {}
+        self._accepting = threading.Lock()
         self._is_full = False
         self._ending = threading.Event()
         self._ended_read, self._ended_write = os.pipe()
@@ -129,10 +200,11 @@ class ApiWorker(Worker):  # type: ignore[misc]  # gunicorn publishes no types
     def run(self) -> None:
         """Have the threads serve, and tell the parent each second that this process is well."""
         self._epoll.register(self._ended_read, select.EPOLLIN)
-        for listener in self.sockets:
-            listener.setblocking(False)
-            self._listening[listener.fileno()] = listener
-            self._epoll.register(listener.fileno(), _ONCE)
+        for each in self.sockets:
+            listener = _Listener(each.sock, each.fileno(), each.getsockname())
+            listener.socket.setblocking(False)
+            self._listening[listener.number] = listener
+            self._epoll.register(listener.number, _ONCE)
         threads = [
             threading.Thread(target=self._serve, name=f"serving-{number}", daemon=True)
             for number in range(self.cfg.threads)
@@ -157,13 +229,17 @@ class ApiWorker(Worker):  # type: ignore[misc]  # gunicorn publishes no types
     def _stop(self) -> None:
         """Take no more connections, and end those there are once what is under way is answered.
 
-        A listening socket that stayed open would cut off whoever connects; a refused one tries elsewhere.
+        A listening socket that stayed open would cut off whoever connects; a refused one tries elsewhere. Those who
+        have connected already are taken, so that they are not cut off either.
         """
         self.alive = False
-        listening, self._listening = self._listening, {}
-        for number, listener in listening.items():
-            self._epoll.unregister(number)
-            listener.close()
+        with self._accepting:
+            listening, self._listening = self._listening, {}
+            for listener in listening.values():
+                while self._is_taken(listener):
+                    pass
+                self._epoll.unregister(listener.number)
+                listener.socket.close()
         now = _CLOCK.monotonic()
         lingers_until, ends_at = now + _LINGER_SECONDS, now + self.cfg.graceful_timeout
         while self._open and now < ends_at:
@@ -188,54 +264,59 @@ class ApiWorker(Worker):  # type: ignore[misc]  # gunicorn publishes no types
             elif (connection := self._waiting.pop(number, None)) is not None:
                 self._answer(connection)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: _Listener) -> None:
+        """Take one connection, and have the next one taken."""
+        with self._accepting:
+            if listener.number not in self._listening:
+                return
+            self._is_taken(listener)
+            self._is_full = len(self._open) >= self.cfg.worker_connections
+            if not self._is_full:
+                self._epoll.modify(listener.number, _ONCE)
+
+    def _is_taken(self, listener: _Listener) -> bool:
+        """Take a connection that waits; False: there is none."""
         try:
-            client, address = listener.accept()
+            client, address = listener.socket.accept()
         except OSError as error:
             if not isinstance(error, BlockingIOError):  # which means that another process took it
                 logger.bind(cause=type(error).__name__).warning("connection_not_accepted")
                 self._ending.wait(_PAUSE_SECONDS)
-            self._arm_listener(listener)
-            return
+            return False
         client.setblocking(True)
-        connection = _Connection(self, client, address, listener.getsockname())
+        connection = _Connection(self, client, address, listener.name)
         self._open.add(connection)
         self._wait(connection, self._epoll.register)
-        self._is_full = len(self._open) >= self.cfg.worker_connections
-        if not self._is_full:
-            self._arm_listener(listener)
-
-    def _arm_listener(self, listener: socket.socket) -> None:
-        try:
-            self._epoll.modify(listener.fileno(), _ONCE)
-        except (OSError, ValueError):
-            logger.debug("listening_has_ended")
+        return True
 
     def _wait(self, connection: _Connection, arm: Callable[[int, int], None]) -> None:
-        """Leave a connection to whoever finds its next request."""
+        """Leave a connection to whoever finds that more has come."""
         connection.is_idle = True
-        connection.ends_at = _CLOCK.monotonic() + self.cfg.keepalive
         number = connection.socket.fileno()
         self._waiting[number] = connection
         arm(number, _ONCE)
 
     def _answer(self, connection: _Connection) -> None:
-        """Answer the request that has come, and those that came with it."""
-        connection.is_idle = False
-        while self._is_answered(connection):
-            if not connection.holds_more():
-                self._wait(connection, self._epoll.modify)
+        """Answer the requests that have come whole; wait for the rest."""
+        has_begun = bool(connection.held)
+        if not connection.is_read():
+            self._close(connection)
+            return
+        while connection.has_head():
+            connection.is_idle = has_begun = False
+            if not self._is_answered(connection):
+                self._close(connection)
                 return
-        self._close(connection)
+        if not has_begun:
+            seconds = _HEAD_SECONDS if connection.held else self.cfg.keepalive
+            connection.ends_at = _CLOCK.monotonic() + seconds
+        self._wait(connection, self._epoll.modify)
 
     def _is_answered(self, connection: _Connection) -> bool:
         """Answer one request; False: the connection is to be closed."""
         try:
-            request = next(connection.parser)
-            if not self._carry_out(connection, request):
-                return False
-            deadline = _CLOCK.monotonic() + _DRAIN_SECONDS
-            return bool(connection.parser.finish_body(deadline=deadline))
+            request = connection.next_request()
+            return self._carry_out(connection, request) and connection.finish_body()
         except (NoMoreData, StopIteration, OSError) as error:
             # The client has left, or fell silent: anybody could fill the log by it.
             logger.bind(cause=type(error).__name__).debug("client_is_gone")
@@ -271,9 +352,10 @@ class ApiWorker(Worker):  # type: ignore[misc]  # gunicorn publishes no types
         else:
             close_graceful(connection.socket, timeout=_TICK_SECONDS)
         if self._is_full:
-            self._is_full = False
-            for listener in list(self._listening.values()):
-                self._arm_listener(listener)
+            with self._accepting:
+                self._is_full = False
+                for number in self._listening:
+                    self._epoll.modify(number, _ONCE)
 
 
 def _refuse(client: socket.socket, error: ParseException) -> None:

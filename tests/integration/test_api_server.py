@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from api.server import THREADS
 from scheduler.process import CONFIGURATION_EXIT
 from tests.fixtures.api import USERS, a_user
 from tests.fixtures.ports import free_port
@@ -49,8 +50,8 @@ def answer(caller: HTTPConnection) -> Answer:
 class Server:
     """`python -m api` on a free port."""
 
-    def __init__(self, database_url: str, log: Path) -> None:
-        self.port = free_port()
+    def __init__(self, database_url: str, log: Path, port: int | None = None) -> None:
+        self.port = port or free_port()
         self._log = log
         environment = {
             "PATH": os.environ["PATH"],
@@ -69,6 +70,12 @@ class Server:
         with socket.socket() as caller:
             return caller.connect_ex(("127.0.0.1", self.port)) == 0
 
+    def is_serving(self) -> bool:
+        try:
+            return self.ask("GET", "/health/live").status == 200
+        except OSError:
+            return False
+
     def say(self, request: bytes, *, ends: bool = False) -> Answer:
         """Send what may be no HTTP at all, hang up for sending where it `ends`, and read the answer."""
         with closing(socket.create_connection(("127.0.0.1", self.port), timeout=10)) as caller:
@@ -83,6 +90,17 @@ class Server:
         """Send a request on a connection of its own, and read the answer."""
         with closing(self.connect()) as caller:
             return ask(caller, method, path, body)
+
+    def open(self, sent: bytes) -> socket.socket:
+        """A connection on which something was sent; the caller closes it."""
+        caller = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        caller.sendall(sent)
+        return caller
+
+    def serving_process(self) -> int:
+        """Which process answers a request, made on a connection of its own."""
+        assert self.ask("GET", USERS).status == 200
+        return int(str(next(each for each in reversed(self.events()) if "route" in each)["process"]))
 
     def events(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self._log.read_text("utf-8").splitlines()]
@@ -177,15 +195,88 @@ def test_what_is_no_http_or_too_much_is_a_problem(server: Server) -> None:
 
 def test_a_body_that_breaks_off_writes_nothing(server: Server) -> None:
     body = json.dumps(a_user()).encode()
+    problem(server.say(IMPORT_HEAD + chunk(ROWS[0]), ends=True), 400)
+    problem(server.say(IMPORT_HEAD + chunk(ROWS[0])[:-9], ends=True), 400)
     problem(server.say(CREATE_HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) + 1) + body, ends=True), 400)
     assert server.ask("GET", USERS).json["users"] == []
+
+
+ALIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def received(caller: socket.socket, wanted: bytes, count: int = 1) -> bytes:
+    """What comes, until it holds `wanted` as many times as that."""
+    data = b""
+    while data.count(wanted) < count:
+        more = caller.recv(65_536)
+        assert more, data
+        data += more
+    return data
+
+
+def test_clients_that_are_slow_or_odd_are_served_and_hold_up_nobody(server: Server) -> None:
+    with ExitStack() as clients:
+
+        def client(sent: bytes) -> socket.socket:
+            return clients.enter_context(closing(server.open(sent)))
+
+        for beginning in (b"", ALIVE[:1], ALIVE[:-1]):
+            for _ in range(THREADS):
+                client(beginning)
+        received(client(ALIVE * 5), b"HTTP/1.1 200", 5)
+        by_bytes = client(b"\r\n")  # RFC 9112 §2.2: an empty line before a request does no harm
+        for byte in ALIVE * 2:
+            by_bytes.sendall(bytes((byte,)))
+        received(by_bytes, b"HTTP/1.1 200", 2)
+        body = json.dumps(a_user()).encode()
+        patient = client(CREATE_HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+        received(patient, b"HTTP/1.1 100 Continue\r\n\r\n")
+        patient.sendall(body)
+        received(patient, b"HTTP/1.1 201")
+        old = client(b"GET /health/live HTTP/1.0\r\n\r\n")
+        assert b"\r\nConnection: close\r\n" in received(old, b'{"status":"ok"}')
+        while old.recv(1000):
+            pass  # until the server has ended it
+        endless = client(b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000)
+        assert received(endless, b"\r\n\r\n").startswith(b"HTTP/1.1 431")
+        # One that has sent nothing yet, and one that has been answered, do not keep it from stopping.
+        assert server.stop() == 0
+
+
+def test_processes_that_serve_are_replaced_and_end_with_their_parent(
+    server: Server, database_url: str, tmp_path: Path
+) -> None:
+    second = Server(database_url, tmp_path / "second", server.port)
+    with closing(server.connect()) as kept:
+        first = server.serving_process()
+        server.process.send_signal(signal.SIGHUP)
+
+        def is_another() -> bool:
+            assert ask(kept, "GET", "/health/live").status == 200
+            return server.serving_process() != first
+
+        wait_until(is_another, "another process serves, and no request has failed")
+    os.kill(server.serving_process(), signal.SIGKILL)
+    wait_until(server.is_serving, "a process that has died is replaced")
+    assert second.process.wait(timeout=30) == CONFIGURATION_EXIT
+    (line,) = (tmp_path / "second").read_text("utf-8").splitlines()
+    assert line.startswith("DAYBREAK_API_HOST and DAYBREAK_API_PORT: ")
+    server.process.kill()
+    wait_until(lambda: not server.is_listening(), "no process is left")
+
+
+NOWHERE = {"DAYBREAK_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
 
 
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"DAYBREAK_API_AUTHENTICATION": "none"}, "DAYBREAK_DATABASE_URL"),
-        ({"DAYBREAK_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "DAYBREAK_SECRET_KEY"),
+        (NOWHERE, "DAYBREAK_SECRET_KEY"),
+        (
+            NOWHERE | {"DAYBREAK_API_AUTHENTICATION": "none", "DAYBREAK_API_HOST": "192.0.2.1"},
+            "DAYBREAK_API_HOST",
+        ),
     ],
 )
 def test_without_what_it_needs_it_ends_with_one_clear_line(

@@ -1,10 +1,11 @@
 """Create, read, change and delete users over HTTP at sixteen connections, each write with its replanning.
 
-    python -m tests.load.api [--users N] [--connections N] [--processes N] [--reads N]
+    python -m tests.load.api [--users N] [--connections N] [--processes N] [--reads N] [--authentication none]
 
-The API is the real server in processes of its own beside PostgreSQL with fsync on; the client is one light loop
-(`client`). Each answer is checked, and in the end the database is compared with what was answered. Rates depend on
-what else the machine does; the processor time of a request, printed for each side, hardly does.
+The API is the real server in processes of its own beside PostgreSQL with fsync on, asked with an API key and counting
+requests as users have it; the client is one light loop (`client`). Each answer is checked, and in the end the database
+is compared with what was answered. Rates depend on what else the machine does; the processor time of a request, printed
+for each side, hardly does.
 """
 
 from __future__ import annotations
@@ -23,15 +24,22 @@ from functools import partial
 from http.client import HTTPConnection
 from itertools import cycle, islice
 from pathlib import Path
+from secrets import token_urlsafe
 from time import perf_counter, process_time
 from typing import Final
 
 import click
 import psutil
+from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
 from deploy.embedded import start_embedded
+from scheduler.clock import SystemClock
+from scheduler.domain.access import SYSTEM, Role
+from scheduler.keys import NewKey
 from scheduler.logs import configure_logs
+from scheduler.service import keys_for
+from scheduler.settings import Settings
 from scheduler.store import migrate
 from scheduler.store.database import create_database_engine
 from tests.fixtures.ports import free_port
@@ -39,6 +47,9 @@ from tests.fixtures.waiting import wait_until
 from tests.load.client import Request, answers, request
 
 USERS: Final = "/api/v1/users"
+_REQUESTS_PER_MINUTE: Final = 10_000_000
+"""More than can be asked, so that requests are counted and none is refused."""
+
 _ZONES: Final = ("Europe/Berlin", "America/New_York", "Asia/Tokyo", "Africa/Lagos")
 _ID: Final = re.compile(rb'"id":(\d+),"external_id":"load-(\d+)"')
 _PLANNED: Final = re.compile(rb'"planned":(\d+)')
@@ -52,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reads", type=int, default=0, help="requests that read; 0: one for each user")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--processes", type=int, default=2, help="processes that serve the API")
+    parser.add_argument("--authentication", choices=("required", "none"), default="required")
     options = parser.parse_args(arguments)
     configure_logs(level="WARNING", log_format="human", service="load")
     with tempfile.TemporaryDirectory(prefix="daybreak-load-") as folder:
@@ -60,30 +72,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with start_embedded(root / "postgresql") as server:
             engine = create_database_engine(server.url, pool_size=1, application_name="daybreak-load")
             migrate.upgrade(engine)
-            with _api(server.url, root, options.processes) as (port, process):
-                load = _Load(port, options.connections, process, engine)
-                load.run(options.users, options.reads or options.users)
+            settings = Settings(
+                database_url=SecretStr(server.url),
+                secret_key=SecretStr(token_urlsafe(32)),
+                data_dir=root,
+                api_port=free_port(),
+                api_workers=options.processes,
+                api_authentication=options.authentication,
+            )
+            with _api(settings) as process:
+                load = _Load(settings.api_port, options.connections, process, engine)
+                load.run(options.users, options.reads or options.users, _Requests(_headers(settings, engine)))
             engine.dispose()
 
 
 @contextmanager
-def _api(database_url: str, root: Path, processes: int) -> Iterator[tuple[int, psutil.Process]]:
-    port = free_port()
+def _api(settings: Settings) -> Iterator[psutil.Process]:
+    assert settings.database_url is not None
+    assert settings.secret_key is not None
     environment = os.environ | {
-        "DAYBREAK_DATABASE_URL": database_url,
-        "DAYBREAK_DATA_DIR": str(root),
-        "DAYBREAK_API_PORT": str(port),
-        "DAYBREAK_API_WORKERS": str(processes),
-        "DAYBREAK_API_AUTHENTICATION": "none",
-        "DAYBREAK_API_REQUESTS_PER_MINUTE": "0",
+        "DAYBREAK_DATABASE_URL": settings.database_url.get_secret_value(),
+        "DAYBREAK_SECRET_KEY": settings.secret_key.get_secret_value(),
+        "DAYBREAK_DATA_DIR": str(settings.data_dir),
+        "DAYBREAK_API_PORT": str(settings.api_port),
+        "DAYBREAK_API_WORKERS": str(settings.api_workers),
+        "DAYBREAK_API_AUTHENTICATION": settings.api_authentication,
+        "DAYBREAK_API_REQUESTS_PER_MINUTE": str(_REQUESTS_PER_MINUTE),
         "DAYBREAK_LOG_LEVEL": "WARNING",
     }
     with subprocess.Popen([sys.executable, "-m", "api"], env=environment) as server:
         try:
-            wait_until(partial(_is_ready, port), "the API is ready")
-            yield port, psutil.Process(server.pid)
+            wait_until(partial(_is_ready, settings.api_port), "the API is ready")
+            yield psutil.Process(server.pid)
         finally:
             server.send_signal(signal.SIGTERM)
+
+
+def _headers(settings: Settings, engine: Engine) -> tuple[str, ...]:
+    """What proves who asks: the key of an admin, as each installation has one."""
+    if settings.api_authentication == "none":
+        return ()
+    key = keys_for(settings, engine, SystemClock()).create(SYSTEM, NewKey("load", Role.ADMIN))
+    return (f"Authorization: Bearer {key.text}",)
 
 
 def _is_ready(port: int) -> bool:
@@ -106,26 +136,28 @@ class _Load:
     server: psutil.Process
     engine: Engine
 
-    def run(self, users: int, reads: int) -> None:
+    def run(self, users: int, reads: int, requests: _Requests) -> None:
+        """Measure them, and compare the database with the answers."""
+        audited = self._count("audit_log")
         click.echo(
             f"{'':<8}{'requests':>9}{'per second':>12}{'p50':>9}{'p95':>9}{'p99':>9}   processor ms a request:"
             " API, PostgreSQL, client"
         )
-        created = self._measure("create", [_create(number) for number in range(users)])
+        created = self._measure("create", [requests.create(number) for number in range(users)])
         numbers = {int(found[1]): int(found[2]) for body in created if (found := _ID.search(body))}
         _compare("users with ids of their own", len(numbers), users)
         _compare("messages planned", _sum(_PLANNED, created), self._count("message_log"))
         work = list(numbers.items())
-        self._measure("read", [_read(*each) for each in islice(cycle(work), reads)])
-        self._measure("change", [_change(*each) for each in work])
+        self._measure("read", [requests.read(*each) for each in islice(cycle(work), reads)])
+        self._measure("change", [requests.change(*each) for each in work])
         left = self._count("message_log")
-        deleted = self._measure("delete", [_delete(user_id) for user_id in numbers])
+        deleted = self._measure("delete", [requests.delete(user_id) for user_id in numbers])
         _compare("messages removed", _sum(_REMOVED, deleted), left)
         for table, rows in (
             ("users", 0),
             ("message_log", 0),
             ("deleted_users", users),
-            ("audit_log", 3 * users),
+            ("audit_log", audited + 3 * users),
         ):
             _compare(f"rows of {table}", self._count(table), rows)
 
@@ -172,32 +204,36 @@ def _compare(what: str, found: int, wanted: int) -> None:
         raise RuntimeError(f"{what}: {found}, not {wanted}")
 
 
-def _create(number: int) -> Request:
-    user = {
-        "external_id": f"load-{number}",
-        "first_name": "Ann",
-        "last_name": f"Example {number}",
-        "email": f"load-{number}@example.com",
-        "timezone": _ZONES[number % len(_ZONES)],
-        "dates": {"birthday": f"1990-{1 + number % 12:02}-{1 + number % 28:02}"},
-    }
-    return request("POST", USERS, user, status=201, holds=f'"external_id":"load-{number}"'.encode())
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """The requests of the load, each with `headers`."""
 
+    headers: tuple[str, ...]
 
-def _read(user_id: int, number: int) -> Request:
-    holds = f'"id":{user_id},"external_id":"load-{number}"'.encode()
-    return request("GET", f"{USERS}/{user_id}", status=200, holds=holds)
+    def create(self, number: int) -> Request:
+        user = {
+            "external_id": f"load-{number}",
+            "first_name": "Ann",
+            "last_name": f"Example {number}",
+            "email": f"load-{number}@example.com",
+            "timezone": _ZONES[number % len(_ZONES)],
+            "dates": {"birthday": f"1990-{1 + number % 12:02}-{1 + number % 28:02}"},
+        }
+        holds = f'"external_id":"load-{number}"'.encode()
+        return request("POST", USERS, user, status=201, holds=holds, headers=self.headers)
 
+    def read(self, user_id: int, number: int) -> Request:
+        holds = f'"id":{user_id},"external_id":"load-{number}"'.encode()
+        return request("GET", f"{USERS}/{user_id}", status=200, holds=holds, headers=self.headers)
 
-def _change(user_id: int, number: int) -> Request:
-    patch = {"timezone": "Pacific/Auckland", "first_name": f"Ann {number}"}
-    return request(
-        "PATCH", f"{USERS}/{user_id}", patch, status=200, holds=f'"first_name":"Ann {number}"'.encode()
-    )
+    def change(self, user_id: int, number: int) -> Request:
+        patch = {"timezone": "Pacific/Auckland", "first_name": f"Ann {number}"}
+        holds = f'"first_name":"Ann {number}"'.encode()
+        return request("PATCH", f"{USERS}/{user_id}", patch, status=200, holds=holds, headers=self.headers)
 
-
-def _delete(user_id: int) -> Request:
-    return request("DELETE", f"{USERS}/{user_id}", status=200, holds=b'"removed":')
+    def delete(self, user_id: int) -> Request:
+        path = f"{USERS}/{user_id}"
+        return request("DELETE", path, status=200, holds=b'"removed":', headers=self.headers)
 
 
 if __name__ == "__main__":
