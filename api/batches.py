@@ -37,18 +37,20 @@ _LARGEST_ID: Final = 2**63 - 1
     errors=(HTTPStatus.BAD_REQUEST,),
 )
 def list_batches() -> Response:
-    """A page of the batches of one state. A batch that moves on between two pages is not shown again."""
+    """A page of the batches of one state. A batch that moves on between two pages is not shown again.
+
+    It may hold fewer than `limit`, even none, where matches are rare: only a page whose `next_cursor` is null is the
+    last.
+    """
     query = read_query(BatchListQuery)
     after = _after(query.state, query.cursor)
     with services().reading() as connection:
         wanted = BatchFilter(_occasion_id(connection, query.occasion), query.channel)
-        found = batch_lists.page(
-            connection, tenant_id(), query.state, wanted, after=after, most=query.limit + 1
-        )
-        shown, more = found[: query.limit], len(found) > query.limit
-        keys = _occasion_keys(connection, shown)
-    next_cursor = _cursor(query.state, shown[-1]) if more else None
-    return json_answer({"batches": [_as_json(batch, keys) for batch in shown], "next_cursor": next_cursor})
+        page = batch_lists.page(connection, tenant_id(), query.state, wanted, after=after, most=query.limit)
+        keys = _occasion_keys(connection, page.batches)
+    next_cursor = _cursor(query.state, page.next) if page.next is not None else None
+    listed = [_as_json(batch, keys) for batch in page.batches]
+    return json_answer({"batches": listed, "next_cursor": next_cursor})
 
 
 @batches.get("/<identity:batch_id>")
@@ -74,8 +76,8 @@ def _occasion_id(connection: Connection, key: str | None) -> int | None:
     return found.id
 
 
-def _cursor(which: BatchList, last: StoredBatch) -> str:
-    return to_cursor(f"batch-{which}", f"{last.sorted_by(which).isoformat()}/{last.id}")
+def _cursor(which: BatchList, last: After) -> str:
+    return to_cursor(f"batch-{which}", f"{last.instant.isoformat()}/{last.id}")
 
 
 def _after(which: BatchList, cursor: str | None) -> After | None:
@@ -117,6 +119,7 @@ def _as_json(batch: StoredBatch, occasion_keys: Mapping[int, str]) -> dict[str, 
         "created_at": batch.created_at,
         "attempt": batch.attempt,
         "max_attempts": batch.max_attempts,
+        "provider": batch.provider,
         "messages": batch.messages,
         "counts": {name: getattr(batch, f"{name}_count") for name in _COUNTS},
     }

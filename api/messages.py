@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from http import HTTPStatus
 from typing import Any, Final
@@ -35,13 +35,15 @@ from scheduler.domain.field_error import FieldError
 from scheduler.domain.message import MessageKey
 from scheduler.errors import NotFound
 from scheduler.operations import Operations
-from scheduler.store import message_queries, occasions, users
+from scheduler.store import ad_hoc, message_queries, occasions, users
+from scheduler.store.ad_hoc import StoredSend
 from scheduler.store.message_queries import MessageFilter, MessageHistory, Position, StoredMessage
 
 messages = Blueprint("messages", __name__, url_prefix="/api/v1/messages")
 
 _CURSOR_KIND: Final = "message"
 _NOBODY: Final = -1
+_MOST_USERS_LOOKED_UP: Final = 1_000
 
 
 @messages.get("")
@@ -131,9 +133,10 @@ def _read(key: MessageKey) -> dict[str, Any]:
 
 
 def _filter(connection: Connection, query: MessageListQuery) -> MessageFilter:
-    return MessageFilter(
+    occasion_id = _occasion_id(connection, query)
+    wanted = MessageFilter(
         user_id=_user_id(connection, query),
-        occasion_id=_occasion_id(connection, query),
+        occasion_id=occasion_id,
         channel=query.channel,
         state=query.state,
         reason=query.reason,
@@ -141,6 +144,21 @@ def _filter(connection: Connection, query: MessageListQuery) -> MessageFilter:
         send_until=query.send_at_until,
         local_date_first=query.local_date_from,
         local_date_last=query.local_date_until,
+    )
+    send = None if occasion_id is None else ad_hoc.find(connection, tenant_id(), occasion_id)
+    return wanted if send is None else _of_send(connection, wanted, send)
+
+
+def _of_send(connection: Connection, wanted: MessageFilter, send: StoredSend) -> MessageFilter:
+    """Look for the messages of a send where they are, not in all of the log."""
+    first, last = send.facts.first_date, send.facts.last_date
+    if first is None or last is None:
+        return replace(wanted, user_id=_NOBODY)
+    return replace(
+        wanted,
+        user_ids=ad_hoc.user_ids(connection, send, most=_MOST_USERS_LOOKED_UP),
+        local_date_first=max(first, wanted.local_date_first or first),
+        local_date_last=min(last, wanted.local_date_last or last),
     )
 
 

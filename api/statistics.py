@@ -37,6 +37,9 @@ LONGEST_RANGE: Final = timedelta(days=31)
 _DEFAULT_RANGE: Final = timedelta(days=1)
 _LONGEST_QUERY: Final = timedelta(seconds=20)
 
+_Named = dict[str, Any]
+"""The kind and key of an occasion, or of several together."""
+
 
 @statistics.get("/statistics")
 @endpoint(
@@ -51,10 +54,10 @@ def read_statistics() -> Response:
     starts, ends = _range(query)
     with services().engine.connect() as connection:
         wanted = StatisticsFilter(
-            starts, ends, query.interval, _occasion_id(connection, query.occasion), query.channel
+            starts, ends, query.interval, _occasion_id(connection, query), query.channel
         )
         counted, late = _counted(connection, wanted)
-        keys = _occasion_keys(connection, counted)
+        keys = _named_occasions(connection, counted)
     return json_answer(
         {
             "due_from": starts,
@@ -63,8 +66,7 @@ def read_statistics() -> Response:
             "states": _states(counted.states),
             "by_time": [{"starts": at, "states": _states(states)} for at, states in counted.by_time.items()],
             "by_occasion": [
-                {"occasion": keys[found], "states": _states(states)}
-                for found, states in counted.by_occasion.items()
+                keys[found] | {"states": _states(states)} for found, states in counted.by_occasion.items()
             ],
             "by_channel": [
                 {"channel": channel, "states": _states(states)}
@@ -124,7 +126,8 @@ def _counted(connection: Connection, wanted: StatisticsFilter) -> tuple[Counted,
     """Count in bounded time. Raises Refused (503) where that is too little."""
     try:
         stored.bound(connection, _LONGEST_QUERY)
-        return stored.count(connection, tenant_id(), wanted), stored.lateness(connection, tenant_id(), wanted)
+        counted = stored.count(connection, tenant_id(), wanted)
+        return counted, stored.lateness(connection, tenant_id(), wanted, counted)
     except OperationalError as error:
         if not isinstance(error.orig, QueryCanceled):
             raise
@@ -139,19 +142,26 @@ def _counted(connection: Connection, wanted: StatisticsFilter) -> tuple[Counted,
         ) from None
 
 
-def _occasion_id(connection: Connection, key: str | None) -> int | None:
-    if key is None:
-        return None
-    found = occasions.find(connection, tenant_id(), key)
+def _occasion_id(connection: Connection, query: StatisticsQuery) -> int | None:
+    if query.occasion is None:
+        return query.send_id
+    found = occasions.find(connection, tenant_id(), query.occasion)
     if found is None:
         raise InvalidQuery([FieldError("/occasion", "is not the key of an occasion")])
+    if query.send_id not in (None, found.id):
+        raise InvalidQuery([FieldError("/send_id", "must not stand beside another occasion")])
     return found.id
 
 
-def _occasion_keys(connection: Connection, counted: Counted) -> dict[int, str]:
+def _named_occasions(connection: Connection, counted: Counted) -> dict[int, _Named]:
+    """What to call the occasions that messages are counted by."""
     found = occasions.by_id(connection, sorted(counted.by_occasion))
-    return {occasion_id: str(occasion_id) for occasion_id in counted.by_occasion} | {
-        occasion.id: occasion.key for occasion in found.values()
+    named: dict[int, _Named] = {
+        occasion.id: {"kind": "occasion", "occasion": occasion.key} for occasion in found.values()
+    }
+    return named | {
+        stored.AD_HOC: {"kind": "ad_hoc", "occasion": None},
+        stored.OTHERS: {"kind": "others", "occasion": None},
     }
 
 
@@ -159,9 +169,8 @@ def _states(counts: Mapping[MessageState, int]) -> dict[str, int]:
     return {state.value: messages for state, messages in counts.items()}
 
 
-def _lateness_as_json(late: Lateness, keys: Mapping[int, str]) -> dict[str, Any]:
-    return {
-        "occasion": keys[late.occasion_id],
+def _lateness_as_json(late: Lateness, keys: Mapping[int, _Named]) -> dict[str, Any]:
+    return keys[late.occasion_id] | {
         "channel": late.channel,
         "messages": late.messages,
         "p50_seconds": round(late.p50_seconds, 3),

@@ -34,7 +34,8 @@ class BatchCountsAnswer(BaseModel):
 class BatchAnswer(BaseModel):
     """A batch: a ticket for some messages of one occasion, local date, slot, channel and instant.
 
-    `messages` is how many it was made for; some may have moved on to other batches since.
+    `messages` is how many it was made for; some may have moved on to other batches since. `provider` is the one
+    to which they may have been given at its latest claim.
     """
 
     id: int
@@ -55,12 +56,16 @@ class BatchAnswer(BaseModel):
     created_at: datetime
     attempt: int
     max_attempts: int | None
+    provider: str | None
     messages: int
     counts: BatchCountsAnswer
 
 
 class BatchListAnswer(BaseModel):
-    """A page of batches: in the order of their turn, but those that are done, the newest first."""
+    """A page of batches: in the order of their turn, but those that are done, the newest first.
+
+    It may be short, even empty: only one whose `next_cursor` is null is the last.
+    """
 
     batches: list[BatchAnswer]
     next_cursor: str | None

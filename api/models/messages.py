@@ -150,8 +150,14 @@ class RecipientFilter(BaseModel):
     @model_validator(mode="after")
     def _says_who(self) -> Self:
         narrows = not (self.timezone is None and self.date is None and self.attributes is None)
-        if narrows == (self.all is not None):
-            raise PydanticCustomError("recipients", 'must name who is meant, or be {"all": true}')
+        if narrows and self.all is not None:
+            raise PydanticCustomError("recipients", "must narrow whom it means, or mean all; not both")
+        if not narrows and self.all is None:
+            raise PydanticCustomError(
+                "recipients",
+                "must have a timezone, a date or attributes; leave it out where users are listed, "
+                'or send {"all": true} to everyone',
+            )
         return self
 
 
@@ -169,8 +175,10 @@ class RecipientsInput(BaseModel):
     @model_validator(mode="after")
     def _says_who(self) -> Self:
         listed = len(self.user_ids) + len(self.external_ids)
-        if (listed == 0) == (self.filter is None):
-            raise PydanticCustomError("recipients", "must have either users or a filter")
+        if listed == 0 and self.filter is None:
+            raise PydanticCustomError("recipients", "must name users, or have a filter")
+        if listed > 0 and self.filter is not None:
+            raise PydanticCustomError("recipients", "must have either users or a filter, not both")
         if listed > MOST_USERS_LISTED:
             raise PydanticCustomError("recipients", f"must list at most {MOST_USERS_LISTED} users")
         return self

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api.models.jobs import JobAnswer
 from api.models.words import Instant, Word
@@ -25,6 +25,8 @@ class StatisticsQuery(NoQuery):
     interval: Interval = Interval.HOUR
     """How long the pieces of time are, in UTC."""
     occasion: Word | None = None
+    send_id: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """Messages of a request to send."""
     channel: Channel | None = None
 
 
@@ -35,10 +37,16 @@ class TimeCounts(BaseModel):
     states: StateCounts
 
 
-class OccasionCounts(BaseModel):
-    """Messages of an occasion, by state."""
+OccasionKind = Literal["occasion", "ad_hoc", "others"]
 
-    occasion: str
+
+class OccasionCounts(BaseModel):
+    """Messages of an occasion, by state. Or, without its key, of all requests to send (`ad_hoc`), or of the occasions
+    that have the fewest messages where there are more than five hundred (`others`).
+    """
+
+    kind: OccasionKind
+    occasion: str | None
     states: StateCounts
 
 
@@ -57,9 +65,13 @@ class ZoneCounts(BaseModel):
 
 
 class LatenessAnswer(BaseModel):
-    """How many seconds after they fell due the messages of an occasion on a channel were accepted."""
+    """How many seconds after they fell due the messages of an occasion on a channel were accepted.
 
-    occasion: str
+    `kind` and `occasion` are as in the counts.
+    """
+
+    kind: OccasionKind
+    occasion: str | None
     channel: Channel
     messages: int
     p50_seconds: float

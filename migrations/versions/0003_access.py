@@ -107,6 +107,9 @@ CREATE INDEX occasions_ad_hoc ON occasions (tenant_id, id) WHERE kind = 'ad_hoc'
 CREATE INDEX occasions_by_group ON occasions (tenant_id, group_key) WHERE group_key IS NOT NULL;
 CREATE INDEX batches_by_occasion ON batches (occasion_id, id);
 
+-- Those that were given up are read tenant by tenant, as the open ones are. Only a discard writes to it.
+CREATE INDEX dead_letters_discarded ON dead_letters (tenant_id, id) WHERE discarded_at IS NOT NULL;
+
 -- Messages lie in the order of their send times, as they were planned: some bytes for each megabyte tell which of
 -- them a range of time may be in. What delivery changes is not named by it.
 CREATE INDEX message_log_by_send_at ON message_log USING brin (send_at) WITH (autosummarize = on);

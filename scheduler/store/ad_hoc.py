@@ -205,6 +205,14 @@ def keys(connection: Connection, send_id: int, *, most: int) -> list[MessageKey]
     return [key_of(row) for row in rows]
 
 
+def user_ids(connection: Connection, send: StoredSend, *, most: int) -> list[int] | None:
+    """Who is sent the messages, by id; None: more than `most` messages, or it is not known of all any more."""
+    if send.facts.messages > most:
+        return None
+    found = keys(connection, send.occasion.id, most=most + 1)
+    return sorted({key.user_id for key in found}) if len(found) == send.facts.messages else None
+
+
 def counts(connection: Connection, send: StoredSend) -> SendCounts:
     """How many of its messages are in which state."""
     facts = send.facts

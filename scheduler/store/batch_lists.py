@@ -1,4 +1,8 @@
-"""Batches for people: in each state in the order that matters there, page by page, by an index of that state."""
+"""Batches for people: in each state in the order that matters there, page by page, by an index of that state.
+
+The channel is compared with what is read, at most `ROWS_EXAMINED` batches for a page. So a page with rare matches may
+be short, even empty, and still name a place to go on from: only a page without one is the last.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,13 @@ from sqlalchemy import Connection, RowMapping, TextClause, text
 from scheduler.domain.batch import BatchState
 from scheduler.domain.occasion import Channel, Priority
 
+ROWS_EXAMINED: Final = 10_000
+
 _COLUMNS: Final = """
     id, CAST(state AS text) AS state, held, occasion_id, local_date, slot, CAST(channel AS text) AS channel,
     CAST(priority AS text) AS priority, send_at, due_at, enqueued_at, lease_expires_at, leased_by, lease_token,
-    finished_at, created_at, attempt, max_attempts, cardinality(user_ids) AS messages, sent_count, retried_count,
-    dead_count, expired_count, cancelled_count"""
+    finished_at, created_at, attempt, max_attempts, provider, cardinality(user_ids) AS messages, sent_count,
+    retried_count, dead_count, expired_count, cancelled_count"""
 
 
 class BatchList(StrEnum):
@@ -58,6 +64,13 @@ _FIND: Final = text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id AND tenant_i
 _USERS: Final = text("SELECT user_ids FROM batches WHERE id = :id AND tenant_id = :tenant_id")
 
 
+class After(NamedTuple):
+    """A place in a list: behind the batch of this instant and id."""
+
+    instant: datetime
+    id: int
+
+
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
     """A batch as stored, without its recipients; the counts are of messages, under all leases together."""
@@ -80,6 +93,8 @@ class StoredBatch:
     created_at: datetime
     attempt: int
     max_attempts: int | None
+    provider: str | None
+    """To which its messages may have been given at its latest claim."""
     messages: int
     sent_count: int
     retried_count: int
@@ -87,10 +102,9 @@ class StoredBatch:
     expired_count: int
     cancelled_count: int
 
-    def sorted_by(self, wanted: BatchList) -> datetime:
-        """The instant by which a list sorts it."""
-        instant: datetime = getattr(self, _ORDERS[wanted].column)
-        return instant
+    def place_in(self, wanted: BatchList) -> After:
+        """Its place in a list."""
+        return After(getattr(self, _ORDERS[wanted].column), self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +115,12 @@ class BatchFilter:
     channel: Channel | None = None
 
 
-class After(NamedTuple):
-    """A place in a list: behind the batch of this instant and id."""
+@dataclass(frozen=True, slots=True)
+class BatchPage:
+    """Batches of a list, and behind which of them the next page begins; None: there is none."""
 
-    instant: datetime
-    id: int
+    batches: list[StoredBatch]
+    next: After | None
 
 
 def page(
@@ -116,15 +131,22 @@ def page(
     *,
     after: After | None,
     most: int,
-) -> list[StoredBatch]:
-    """Up to `most` batches of a list."""
+) -> BatchPage:
+    """Up to `most` batches of a list; it may hold fewer although there are more."""
     names = tuple(name for name in _CONDITIONS if getattr(wanted, name) is not None)
     parameters: dict[str, Any] = {name: getattr(wanted, name) for name in names}
-    parameters |= {"tenant_id": tenant_id, "most": most}
+    parameters |= {"tenant_id": tenant_id, "most": most + 1}
+    if wanted.channel is not None:
+        parameters["examined"] = ROWS_EXAMINED
     if after is not None:
         parameters |= {"after_instant": after.instant, "after_id": after.id}
     statement = _page_statement(which, names, after is not None)
-    return [_batch(row) for row in connection.execute(statement, parameters).mappings()]
+    rows = connection.execute(statement, parameters).mappings().all()
+    found = [_batch(row) for row in rows if row["matches"]]
+    if len(found) > most:
+        return BatchPage(found[:most], found[most - 1].place_in(which))
+    cut_short = bool(rows) and rows[-1]["ordinal"] == ROWS_EXAMINED
+    return BatchPage(found, _batch(rows[-1]).place_in(which) if cut_short else None)
 
 
 def find(connection: Connection, tenant_id: int, batch_id: int) -> StoredBatch | None:
@@ -143,13 +165,26 @@ def user_ids(connection: Connection, tenant_id: int, batch_id: int) -> list[int]
 def _page_statement(which: BatchList, names: tuple[str, ...], continues: bool) -> TextClause:
     condition, column, is_descending = _ORDERS[which]
     direction, beyond = ("DESC", "<") if is_descending else ("ASC", ">")
-    conditions = ["tenant_id = :tenant_id", condition, *(_CONDITIONS[name] for name in names)]
+    order = f"{column} {direction}, id {direction}"
+    narrowed = ["tenant_id = :tenant_id", condition]
+    if "occasion_id" in names:
+        narrowed.append(_CONDITIONS["occasion_id"])
     if continues:
         place = "(CAST(:after_instant AS timestamptz), CAST(:after_id AS bigint))"
-        conditions.append(f"({column}, id) {beyond} {place}")
+        narrowed.append(f"({column}, id) {beyond} {place}")
+    # The recipients, which lie out of line, are counted for what is shown alone, not for what is sorted.
+    listed = f"SELECT * FROM batches WHERE {' AND '.join(narrowed)} ORDER BY {order} LIMIT"
+    if "channel" not in names:
+        return text(f"""
+SELECT {_COLUMNS}, 0 AS ordinal, true AS matches FROM ({listed} :most) AS listed ORDER BY {order}""")
     return text(f"""
-SELECT {_COLUMNS} FROM batches WHERE {" AND ".join(conditions)}
-ORDER BY {column} {direction}, id {direction} LIMIT :most""")
+SELECT {_COLUMNS}, ordinal, matches
+FROM (
+    SELECT *, {_CONDITIONS["channel"]} AS matches, row_number() OVER (ORDER BY {order}) AS ordinal
+    FROM ({listed} :examined) AS examined
+) AS compared
+WHERE matches OR ordinal = :examined
+ORDER BY {order} LIMIT :most""")
 
 
 def _batch(row: RowMapping) -> StoredBatch:
@@ -158,4 +193,5 @@ def _batch(row: RowMapping) -> StoredBatch:
         "channel": Channel(row["channel"]),
         "priority": Priority(row["priority"]),
     }
-    return StoredBatch(**{**row, **kinds})
+    columns = {name: value for name, value in row.items() if name not in ("ordinal", "matches")}
+    return StoredBatch(**columns | kinds)

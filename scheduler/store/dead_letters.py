@@ -40,7 +40,11 @@ _FIND: Final = text(f"SELECT {_COLUMNS} FROM dead_letters d WHERE tenant_id = :t
 _LOCK: Final = text(f"""
 SELECT {_COLUMNS} FROM dead_letters d WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE""")
 
-_NEWEST: Final = text("SELECT coalesce(max(id), 0) FROM dead_letters WHERE tenant_id = :tenant_id")
+# The open ones and the discarded ones have an index each; nothing has both.
+_NEWEST: Final = text("""
+SELECT greatest(
+    (SELECT max(id) FROM dead_letters WHERE tenant_id = :tenant_id AND discarded_at IS NULL),
+    (SELECT max(id) FROM dead_letters WHERE tenant_id = :tenant_id AND discarded_at IS NOT NULL), 0)""")
 
 _REMOVE: Final = text("DELETE FROM dead_letters WHERE id = ANY(CAST(:ids AS bigint[]))")
 

@@ -1,7 +1,7 @@
 """Read the message log for people: a page of it, or one message with what failed on its way.
 
 A page follows the primary key, partition by partition, so that it costs what it shows, wherever it
-begins and however long the log is. Only the user narrows what is read; the other filters are applied
+begins and however long the log is. Only users narrow what is read; the other filters are applied
 to what is read, at most `ROWS_EXAMINED` rows of a partition and `PARTITIONS_EXAMINED` partitions at a
 time. So a page with rare matches may be short, even empty, and still name a position to go on from:
 only a page without one is the last.
@@ -128,10 +128,12 @@ class MessageHistory:
 class MessageFilter:
     """Which messages to show; None: any. Both local dates are included, `send_until` is not.
 
+    `user_ids`: of these users, if `user_id` does not name one; some thousand at most.
     `reason`: why it ended, such as `too_late`, or the category of its dead letter, such as `http_503`.
     """
 
     user_id: int | None = None
+    user_ids: Sequence[int] | None = None
     occasion_id: int | None = None
     channel: Channel | None = None
     state: MessageState | None = None
@@ -239,8 +241,9 @@ def _scan(
     """The statement that reads a partition for this filter, and what it is given."""
     given = {name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None}
     parameters = given | {"tenant_id": tenant_id}
-    if wanted.user_id is not None:
-        parameters["user_id"] = wanted.user_id
+    users = [wanted.user_id] if wanted.user_id is not None else wanted.user_ids
+    if users is not None:
+        parameters["user_ids"] = list(users)
     if after is not None:
         parameters |= {
             "after_user_id": after.user_id,
@@ -249,13 +252,13 @@ def _scan(
             "after_slot": after.slot,
             "after_channel": after.channel.value,
         }
-    return _scan_statement(tuple(given), wanted.user_id is not None, after is not None), parameters
+    return _scan_statement(tuple(given), users is not None, after is not None), parameters
 
 
 @cache
-def _scan_statement(filters: tuple[str, ...], of_user: bool, continues: bool) -> TextClause:
+def _scan_statement(filters: tuple[str, ...], of_users: bool, continues: bool) -> TextClause:
     matches = " AND ".join(["tenant_id = :tenant_id", *(_CONDITIONS[name] for name in filters)])
-    narrowed = " AND user_id = :user_id" if of_user else ""
+    narrowed = " AND user_id = ANY(CAST(:user_ids AS bigint[]))" if of_users else ""
     if continues:
         narrowed += f""" AND ({_KEY}) > (CAST(:after_user_id AS bigint), CAST(:after_local_date AS date),
               CAST(:after_occasion_id AS integer), CAST(:after_slot AS smallint), CAST(:after_channel AS channel))"""

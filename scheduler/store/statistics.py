@@ -24,6 +24,15 @@ from scheduler.domain.occasion import Channel
 _DATES_BEHIND: Final = timedelta(days=7)
 _DATES_AHEAD: Final = timedelta(days=1)
 
+MOST_OCCASIONS: Final = 500
+"""So many occasions are counted each by itself, those with the most messages; the others together."""
+
+AD_HOC: Final = 0
+"""In place of an occasion's id: all messages that were sent ad hoc."""
+
+OTHERS: Final = -1
+"""In place of an occasion's id: those beyond `MOST_OCCASIONS`."""
+
 _CONDITIONS: Final[Mapping[str, str]] = {
     "occasion_id": "occasion_id = :occasion_id",
     "channel": "channel = CAST(:channel AS channel)",
@@ -33,29 +42,50 @@ _RANGE: Final = """
     tenant_id = :tenant_id AND local_date BETWEEN :date_first AND :date_last
     AND send_at >= CAST(:starts AS timestamptz) AND send_at < CAST(:ends AS timestamptz)"""
 
-# The range is read once, into the smallest cells there are; they are few, and added up each way.
-_COUNTS: Final = """
+# The range is read once, into the smallest cells there are; they are few, and added up each way. An occasion of many
+# is told by its id, messages that were sent ad hoc and the rest of the occasions together: each send is an occasion,
+# so there may be as many of them as messages.
+_COUNTS: Final = f"""
 WITH cells AS MATERIALIZED (
     SELECT date_trunc(CAST(:unit AS text), send_at) AS bucket, occasion_id, channel, timezone, state,
            count(*) AS messages
-    FROM message_log WHERE {range} GROUP BY 1, 2, 3, 4, 5
+    FROM message_log WHERE {{range}} GROUP BY 1, 2, 3, 4, 5
+),
+ranked AS (
+    SELECT c.occasion_id, row_number() OVER (ORDER BY sum(c.messages) DESC, c.occasion_id) AS place
+    FROM cells c JOIN occasions o ON o.id = c.occasion_id
+    WHERE o.kind <> 'ad_hoc' OR o.id = CAST(:occasion_id AS integer)
+    GROUP BY c.occasion_id
+),
+named AS (
+    SELECT c.bucket, c.channel, c.timezone, c.state, c.messages,
+           CASE WHEN r.place <= :most THEN c.occasion_id WHEN r.place > :most THEN {OTHERS} ELSE {AD_HOC} END
+               AS occasion
+    FROM cells c LEFT JOIN ranked r ON r.occasion_id = c.occasion_id
 )
-SELECT CASE WHEN grouping(bucket) = 0 THEN 'bucket' WHEN grouping(occasion_id) = 0 THEN 'occasion'
+SELECT CASE WHEN grouping(bucket) = 0 THEN 'bucket' WHEN grouping(occasion) = 0 THEN 'occasion'
             WHEN grouping(channel) = 0 THEN 'channel' WHEN grouping(timezone) = 0 THEN 'zone' ELSE 'all' END AS by,
-       bucket, occasion_id, CAST(channel AS text) AS channel, timezone, CAST(state AS text) AS state,
+       bucket, occasion, CAST(channel AS text) AS channel, timezone, CAST(state AS text) AS state,
        CAST(sum(messages) AS bigint) AS messages
-FROM cells
-GROUP BY GROUPING SETS ((state), (bucket, state), (occasion_id, state), (channel, state), (timezone, state))
-ORDER BY by, bucket, occasion_id, channel, timezone, state"""
+FROM named
+GROUP BY GROUPING SETS ((state), (bucket, state), (occasion, state), (channel, state), (timezone, state))
+ORDER BY by, bucket, occasion, channel, timezone, state"""
 
-_LATENESS: Final = """
-SELECT occasion_id, CAST(channel AS text) AS channel, count(*) AS messages,
+_LATENESS: Final = f"""
+SELECT occasion, CAST(channel AS text) AS channel, count(*) AS messages,
        percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY late) AS percentiles, max(late) AS latest
 FROM (
-    SELECT occasion_id, channel, CAST(extract(epoch FROM accepted_at - send_at) AS double precision) AS late
-    FROM message_log WHERE {range} AND accepted_at IS NOT NULL
-) AS accepted
-GROUP BY occasion_id, channel ORDER BY occasion_id, channel"""
+    SELECT CASE WHEN named.id IS NOT NULL THEN named.id WHEN o.id IS NOT NULL THEN {OTHERS} ELSE {AD_HOC} END
+               AS occasion,
+           accepted.channel, accepted.late
+    FROM (
+        SELECT occasion_id, channel, CAST(extract(epoch FROM accepted_at - send_at) AS double precision) AS late
+        FROM message_log WHERE {{range}} AND accepted_at IS NOT NULL
+    ) AS accepted
+    LEFT JOIN unnest(CAST(:named_ids AS integer[])) AS named (id) ON named.id = accepted.occasion_id
+    LEFT JOIN occasions o ON o.id = accepted.occasion_id AND o.kind <> 'ad_hoc' AND o.tenant_id = :tenant_id
+) AS told
+GROUP BY occasion, channel ORDER BY occasion, channel"""
 
 _BOUND: Final = text("""
 SELECT set_config('statement_timeout', :timeout, true), set_config('work_mem', '64MB', true)""")
@@ -80,7 +110,10 @@ class Interval(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StatisticsFilter:
-    """Which messages are counted: those due from `starts` on and before `ends`; None: any."""
+    """Which messages are counted: those due from `starts` on and before `ends`; None: any.
+
+    `occasion_id` may be that of a request to send.
+    """
 
     starts: datetime
     ends: datetime
@@ -94,7 +127,10 @@ StateCounts = dict[MessageState, int]
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Messages by state, in all and by each thing they may be told apart by."""
+    """Messages by state, in all and by each thing they may be told apart by.
+
+    `by_occasion`: by the ids of occasions, `AD_HOC` and `OTHERS`.
+    """
 
     states: StateCounts
     by_time: Mapping[datetime, StateCounts]
@@ -105,7 +141,10 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """How long after they fell due the messages of an occasion on a channel were accepted, in seconds."""
+    """How long after they fell due the messages of an occasion on a channel were accepted, in seconds.
+
+    `occasion_id` may be `AD_HOC` or `OTHERS`.
+    """
 
     occasion_id: int
     channel: Channel
@@ -139,12 +178,13 @@ def count(connection: Connection, tenant_id: int, wanted: StatisticsFilter) -> C
     by_channel: dict[Channel, StateCounts] = {}
     by_zone: dict[str, StateCounts] = {}
     states: StateCounts = {}
-    for row in connection.execute(_statement(_COUNTS, _names(wanted)), _parameters(tenant_id, wanted)):
+    parameters = _parameters(tenant_id, wanted) | {"most": MOST_OCCASIONS}
+    for row in connection.execute(_statement(_COUNTS, _names(wanted)), parameters):
         match row.by:
             case "bucket":
                 counts = by_time.setdefault(row.bucket, {})
             case "occasion":
-                counts = by_occasion.setdefault(row.occasion_id, {})
+                counts = by_occasion.setdefault(row.occasion, {})
             case "channel":
                 counts = by_channel.setdefault(Channel(row.channel), {})
             case "zone":
@@ -155,9 +195,13 @@ def count(connection: Connection, tenant_id: int, wanted: StatisticsFilter) -> C
     return Counted(states, by_time, by_occasion, by_channel, by_zone)
 
 
-def lateness(connection: Connection, tenant_id: int, wanted: StatisticsFilter) -> list[Lateness]:
-    """How late the messages of a range were that were accepted."""
-    rows = connection.execute(_statement(_LATENESS, _names(wanted)), _parameters(tenant_id, wanted))
+def lateness(
+    connection: Connection, tenant_id: int, wanted: StatisticsFilter, counted: Counted
+) -> list[Lateness]:
+    """How late the messages of a range were that were accepted, by the occasions that they were counted by."""
+    named_ids = [occasion_id for occasion_id in counted.by_occasion if occasion_id not in (AD_HOC, OTHERS)]
+    parameters = _parameters(tenant_id, wanted) | {"named_ids": named_ids}
+    rows = connection.execute(_statement(_LATENESS, _names(wanted)), parameters)
     return [_lateness(*row) for row in rows]
 
 

@@ -18,7 +18,7 @@ from scheduler.provider_settings import ProviderPlan
 from scheduler.settings import Settings
 from tests.fixtures.api import body_of, places, problem
 from tests.fixtures.messages import Signal, outgoing_many
-from tests.fixtures.pipeline import NINE, Pipeline
+from tests.fixtures.pipeline import LATENESS_LIMIT, NINE, Pipeline
 from worker.breaker import CircuitPolicy
 from worker.channels.port import Accepted, NotAttempted, Provider
 from worker.holds import LOOK_EVERY
@@ -171,6 +171,28 @@ def test_a_held_provider_burns_no_attempt(
     pipeline.enqueue()
     deliverer.deliver(pipeline.lease(), Signal())
     assert pipeline.states() == {"sent": 3}
+    close(providers)
+
+
+def test_what_waits_for_a_held_provider_expires_by_its_limit(
+    client: FlaskClient, pipeline: Pipeline, workers: ProviderSet, clock: SettableClock, outbox: Path
+) -> None:
+    hold(client, "main")
+    hold(client, "backup")
+    pipeline.add_due_people(3)
+    providers = workers.for_thread()
+    deliverer = pipeline.deliverer(providers)
+    pipeline.enqueue()
+    deliverer.deliver(pipeline.lease(), Signal())
+    clock.advance(LATENESS_LIMIT + LOOK_EVERY)
+    resume(client, "main")
+    clock.advance(LOOK_EVERY)
+    pipeline.recover()
+    if pipeline.enqueue():
+        deliverer.deliver(pipeline.lease(), Signal())
+    assert pipeline.states() == {"expired": 3}
+    assert {row.reason for row in pipeline.rows("SELECT reason FROM message_log")} == {"too_late"}
+    assert sent_by(outbox) == []
     close(providers)
 
 

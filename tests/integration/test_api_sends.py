@@ -251,8 +251,14 @@ def test_what_cannot_be_meant_is_refused_by_its_place(client: FlaskClient, pipel
     for changes, place in REFUSED:
         body = a_send(to={"user_ids": [user]}) | changes
         assert places(problem(client.post(MESSAGES, json=body), 422)) == [place], changes
-    [nobody] = problem(client.post(MESSAGES, json=a_send(to={"filter": {}})), 422)["errors"]
-    assert nobody["detail"] == 'must name who is meant, or be {"all": true}'
+    for to, said in (
+        ({"filter": {}}, "must have a timezone, a date or attributes; leave it out where users are listed"),
+        ({"filter": {"all": True, "timezone": "UTC"}}, "must narrow whom it means, or mean all; not both"),
+        ({"user_ids": [user], "filter": {"all": True}}, "must have either users or a filter, not both"),
+        ({}, "must name users, or have a filter"),
+    ):
+        [error] = problem(client.post(MESSAGES, json=a_send(to=to)), 422)["errors"]
+        assert error["detail"].startswith(said)
     assert pipeline.rows("SELECT FROM occasions WHERE kind = 'ad_hoc'") == []
     assert not pipeline.states()
 

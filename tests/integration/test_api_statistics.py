@@ -80,8 +80,8 @@ def test_a_range_is_counted_each_way(client: FlaskClient, engine: Engine) -> Non
         "states": {"sent": 90, "expired": 10},
     }
     assert found["by_occasion"] == [
-        {"occasion": "birthday", "states": {"sent": 1_200}},
-        {"occasion": "anniversary", "states": {"sent": 960, "expired": 240}},
+        {"kind": "occasion", "occasion": "birthday", "states": {"sent": 1_200}},
+        {"kind": "occasion", "occasion": "anniversary", "states": {"sent": 960, "expired": 240}},
     ]
     assert found["by_channel"] == [
         {"channel": "email", "states": {"sent": 1_200}},
@@ -98,6 +98,7 @@ def test_lateness_is_told_by_occasion_and_channel(client: FlaskClient, engine: E
     late = {each["occasion"]: each for each in read(client)["lateness"]}
     # Of the even ones from 0 to 98, each a second later than its number says.
     assert late["birthday"] == {
+        "kind": "occasion",
         "occasion": "birthday",
         "channel": "email",
         "messages": 1_200,
@@ -137,6 +138,74 @@ def test_statistics_are_filtered(client: FlaskClient, engine: Engine) -> None:
         "by_zone": [],
         "lateness": [],
     }
+
+
+def add_sends(engine: Engine, count: int) -> list[int]:
+    """Requests to send, copied from an occasion: only that they are `ad_hoc` matters here."""
+    with engine.begin() as connection:
+        columns = """tenant_id, name, local_times, honours_preferred_time, channels, priority, subject, body, gap,
+            overlap, leap_day, same_day, version, created_at, updated_at"""
+        rows = connection.execute(
+            text(f"""
+            INSERT INTO occasions (key, kind, active, rule, {columns})
+            SELECT 'ad_hoc:' || n, 'ad_hoc', false,
+                   jsonb_build_object('at', CAST(:at AS text), 'expires_at', NULL), {columns}
+            FROM occasions CROSS JOIN generate_series(1, :count) n
+            WHERE key = 'birthday' RETURNING id"""),
+            {"count": count, "at": NINE.isoformat()},
+        )
+        return list(rows.scalars())
+
+
+def test_what_was_sent_ad_hoc_is_counted_together_and_each_send_by_its_id(
+    client: FlaskClient, engine: Engine
+) -> None:
+    fill(engine, 2_400)
+    first, *_ = sends = add_sends(engine, 50)
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE message_log SET occasion_id = :first + user_id / 2 % 50 WHERE occasion_id = 2"),
+            {"first": first},
+        )
+    assert sends == list(range(first, first + 50))
+    found = read(client)
+    together: dict[str, Any] = {"kind": "ad_hoc", "occasion": None}
+    assert found["by_occasion"] == [
+        together | {"states": {"sent": 960, "expired": 240}},
+        {"kind": "occasion", "occasion": "birthday", "states": {"sent": 1_200}},
+    ]
+    [late, _] = found["lateness"]
+    assert late == together | {
+        "channel": "sms",
+        "messages": 960,
+        "p50_seconds": 50.0,
+        "p95_seconds": 94.1,
+        "p99_seconds": 98.0,
+        "max_seconds": 98.0,
+    }
+    one = read(client, send_id=first)
+    assert one["by_occasion"] == [{"kind": "occasion", "occasion": "ad_hoc:1", "states": {"sent": 24}}]
+    assert [each["occasion"] for each in one["lateness"]] == ["ad_hoc:1"]
+    assert read(client, occasion="ad_hoc:1", send_id=first) == one
+    assert places(problem(client.get(f"{STATISTICS}?occasion=birthday&send_id={first}"), 400)) == ["send_id"]
+
+
+def test_the_occasions_with_the_fewest_messages_are_counted_together(
+    client: FlaskClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "MOST_OCCASIONS", 1)
+    fill(engine, 2_400)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM message_log WHERE occasion_id = 2 AND state = 'expired'"))
+    found = read(client)
+    assert found["by_occasion"] == [
+        {"kind": "others", "occasion": None, "states": {"sent": 960}},
+        {"kind": "occasion", "occasion": "birthday", "states": {"sent": 1_200}},
+    ]
+    assert [(each["kind"], each["messages"]) for each in found["lateness"]] == [
+        ("others", 960),
+        ("occasion", 1_200),
+    ]
 
 
 def test_another_tenants_messages_are_not_counted(client: FlaskClient, engine: Engine) -> None:
@@ -181,9 +250,12 @@ def test_a_range_reads_the_partitions_it_touches(engine: Engine) -> None:
     fill(engine, 100_000)
     wanted = StatisticsFilter(NINE - timedelta(days=1), NINE, channel=Channel.EMAIL)
     with engine.connect() as connection:
-        for count in (statistics.count, statistics.lateness):
-            plan = plan_nodes(connection, lambda connection, count=count: count(connection, TENANT, wanted))
-            read = {node["Relation Name"] for node in plan if "Relation Name" in node}
+        counted = statistics.count(connection, TENANT, wanted)
+        for work in (
+            lambda connection: statistics.count(connection, TENANT, wanted),
+            lambda connection: statistics.lateness(connection, TENANT, wanted, counted),
+        ):
+            read = {node.get("Relation Name") for node in plan_nodes(connection, work)} - {None, "occasions"}
             assert read == {"message_log_2027_02", "message_log_2027_03"}
 
 

@@ -97,7 +97,7 @@ PAGES: Final[dict[str, tuple[DeadLetterFilter, set[str]]]] = {
     "open": (ALL, {"dead_letters_open", "dead_letters_pkey"}),
     "of a category": (DeadLetterFilter(category="rare"), {"dead_letters_open_by_category"}),
     "of a user": (DeadLetterFilter(user_id=500), {_KEY_INDEX}),
-    "discarded": (DeadLetterFilter(discarded=True), {"dead_letters_pkey"}),
+    "discarded": (DeadLetterFilter(discarded=True), {"dead_letters_discarded"}),
 }
 
 
@@ -107,6 +107,15 @@ def test_a_page_follows_an_index(connection: Connection, name: str) -> None:
     plan = plans(connection, lambda c: dead_letters.page(c, TENANT, wanted, before=40_000, most=50))
     [(_, index)] = reads(plan)
     assert index in indexes
+
+
+def test_the_newest_letter_of_a_tenant_is_not_looked_for_among_those_of_others(
+    connection: Connection,
+) -> None:
+    assert reads(plans(connection, lambda c: dead_letters.newest(c, 2))) == {
+        ("dead_letters", "dead_letters_open"),
+        ("dead_letters", "dead_letters_discarded"),
+    }
 
 
 def test_a_rare_category_is_counted_by_its_index(connection: Connection) -> None:
