@@ -36,6 +36,7 @@ from scheduler.store import (
 )
 from scheduler.store.batches import Counts, LeasedBatch
 from scheduler.store.contact_rules import GroupLimit
+from scheduler.store.occasions import OccasionReader
 from scheduler.texts.message_texts import needs_details
 from worker.channels.failover import choose, providers_of
 from worker.channels.port import Provider
@@ -69,6 +70,7 @@ class Claimer:
         self._planner = planner
         self._policy = policy
         self._clock = clock
+        self._occasions = OccasionReader()
 
     def claim(self, connection: Connection, batch: LeasedBatch, provider: Provider) -> ClaimedBatch | None:
         """Claim what is still to be sent, or hand the batch back (None) while its provider takes nothing, or its
@@ -78,7 +80,7 @@ class Claimer:
         """
         now = self._clock.now()
         batches.fence(connection, batch, provider=choose(provider))
-        occasion = occasions.by_id(connection, [batch.occasion_id])[batch.occasion_id]
+        occasion = self._occasions.read(connection, batch.occasion_id)
         if occasion.is_withheld:
             self._withhold(connection, batch, occasion, now)
             return None

@@ -82,19 +82,22 @@ def sort_claims(
     reach back to it.
     """
     claims = SortedClaims()
+    ready = claims.ready
     for message in claimed:
         recipient = recipients.get(message.user_id)
         if recipient is None:
             claims.cancelled[NotSentReason.USER_DELETED].append(message.user_id)
-        elif follows_edits and _is_stale(message, recipient, follows_deferred=follows_deferred):
+        elif message.user_version != recipient.version and (
+            follows_edits and _is_stale(message, follows_deferred=follows_deferred)
+        ):
             claims.stale.append(message.user_id)
         elif address := recipient.address(channel):
-            claims.ready.append(ReadyMessage(recipient, address, message.attempt))
+            ready.append(ReadyMessage(recipient, address, message.attempt))
         else:
             claims.cancelled[NotSentReason.NO_ADDRESS].append(message.user_id)
     return claims
 
 
-def _is_stale(message: ClaimedMessage, recipient: Recipient, *, follows_deferred: bool) -> bool:
-    is_outdated = message.attempt == 1 and recipient.version != message.user_version
-    return is_outdated and (follows_deferred or not message.was_deferred)
+def _is_stale(message: ClaimedMessage, *, follows_deferred: bool) -> bool:
+    """Whether a message is, whose user was edited since it was planned."""
+    return message.attempt == 1 and (follows_deferred or not message.was_deferred)

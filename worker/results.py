@@ -56,8 +56,8 @@ def sort_outcomes(
     result = BatchResult()
     for message, outcome in outcomes:
         match outcome:
-            case Accepted(at):
-                result.accepted[message.recipient.id] = at
+            case Accepted():
+                result.accepted[message.recipient.id] = outcome.at
             case NotAttempted(retry_at):
                 result.handed_back.append(message.recipient.id)
                 if retry_at is not None:

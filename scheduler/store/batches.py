@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, text
 from scheduler.domain.batch import BATCH_TRANSITIONS, BatchEvent, first_queue
 from scheduler.domain.occasion import Channel, Priority
 from scheduler.errors import LeaseLost
+from scheduler.store.direct import Direct
 
 
 def _move(event: BatchEvent) -> tuple[str, str]:
@@ -52,7 +53,7 @@ RETURNING b.id, CAST(b.channel AS text) AS channel, CAST(b.priority AS text) AS 
 
 _NEXT_DUE: Final = text(f"SELECT min(due_at) FROM batches WHERE {_MAY_ENQUEUE} AND NOT held")
 
-_LEASE_OLDEST: Final = text(f"""
+_LEASE_OLDEST: Final = Direct(f"""
 WITH oldest AS MATERIALIZED (
     SELECT id FROM batches WHERE {_MAY_LEASE} AND queue BETWEEN :queue AND :queue + 9
     ORDER BY queue, send_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -94,7 +95,7 @@ waiting AS MATERIALIZED (
 UPDATE batches b SET {_LEASE} FROM waiting WHERE b.id = waiting.id
 RETURNING {LEASED_COLUMNS}""")
 
-_LEASE_ONE: Final = text(f"""
+_LEASE_ONE: Final = Direct(f"""
 UPDATE batches b SET {_LEASE} WHERE id = :id AND {_MAY_LEASE}
 RETURNING {LEASED_COLUMNS}""")
 
@@ -103,7 +104,7 @@ UPDATE batches SET lease_expires_at = :expires_at
 WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
 
 # Nobody else may change the batch until the transaction ends.
-_FENCE: Final = text(f"""
+_FENCE: Final = Direct(f"""
 UPDATE batches SET provider = :provider
 WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
 
@@ -114,7 +115,7 @@ _COUNTS: Final = """
     sent_count = sent_count + :sent, retried_count = retried_count + :retried, dead_count = dead_count + :dead,
     expired_count = expired_count + :expired, cancelled_count = cancelled_count + :cancelled"""
 
-_FINISH: Final = text(f"""
+_FINISH: Final = Direct(f"""
 UPDATE batches SET {_TO_DONE}, lease_expires_at = NULL, finished_at = :now, {_COUNTS}
 WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
 
@@ -243,7 +244,7 @@ def lease_oldest(
 ) -> LeasedBatch | None:
     """Lease the most urgent enqueued batch of a channel: by priority, then by send time."""
     parameters = {"queue": first_queue(channel), "worker": worker, "expires_at": expires_at}
-    return leased_batch(connection.execute(_LEASE_OLDEST, parameters).one_or_none())
+    return leased_batch(_LEASE_OLDEST.one_or_none(connection, parameters))
 
 
 def lease_waiting(
@@ -278,7 +279,7 @@ def lease_ahead(
 def lease(connection: Connection, batch_id: int, *, worker: str, expires_at: datetime) -> LeasedBatch | None:
     """Lease the batch a broker named; None if it is not waiting to be leased (a redelivery, say)."""
     parameters = {"id": batch_id, "worker": worker, "expires_at": expires_at}
-    return leased_batch(connection.execute(_LEASE_ONE, parameters).one_or_none())
+    return leased_batch(_LEASE_ONE.one_or_none(connection, parameters))
 
 
 def renew(connection: Connection, batch: LeasedBatch, *, expires_at: datetime) -> None:
@@ -295,7 +296,7 @@ def fence(connection: Connection, batch: LeasedBatch, *, provider: str) -> None:
     accepted what is left.
     """
     parameters = _token_parameters(batch) | {"provider": provider}
-    _require_lease(connection.execute(_FENCE, parameters).rowcount, batch)
+    _require_lease(_FENCE.count(connection, parameters), batch)
 
 
 def is_finished(connection: Connection, batch: LeasedBatch) -> bool:
@@ -309,7 +310,7 @@ def finish(connection: Connection, batch: LeasedBatch, counts: Counts, *, now: d
     Called first in the transaction that writes the outcomes: it locks the lease until they are in.
     """
     parameters = _lease_parameters(batch, counts) | {"now": now}
-    _require_lease(connection.execute(_FINISH, parameters).rowcount, batch)
+    _require_lease(_FINISH.count(connection, parameters), batch)
 
 
 def hand_back(
@@ -359,11 +360,8 @@ def count(connection: Connection, batch_id: int, counts: Counts) -> None:
 
 
 def _waiting_parameters(channels: Collection[Channel], worker: str, expires_at: datetime) -> dict[str, Any]:
-    return {
-        "queues": [first_queue(channel) for channel in channels],
-        "worker": worker,
-        "expires_at": expires_at,
-    }
+    queues = [first_queue(channel) for channel in channels]
+    return {"queues": queues, "worker": worker, "expires_at": expires_at}
 
 
 def _lease_parameters(batch: LeasedBatch, counts: Counts) -> dict[str, Any]:
@@ -379,7 +377,7 @@ def _require_lease(rows: int, batch: LeasedBatch) -> None:
         raise LeaseLost(batch.id)
 
 
-def leased_batch(row: Row[Any] | None) -> LeasedBatch | None:
+def leased_batch(row: Any | None) -> LeasedBatch | None:
     """A row with `LEASED_COLUMNS` as a batch."""
     if row is None:
         return None

@@ -21,6 +21,7 @@ from scheduler.domain.message import MessageState, NotSentReason
 from scheduler.domain.occasion import Occasion
 from scheduler.store.arrays import Bigints
 from scheduler.store.batches import LeasedBatch
+from scheduler.store.direct import Direct
 
 _EVERY_OCCASION: Final = 0
 # Retries, nights and the width of the world come on top of the lateness limit.
@@ -28,7 +29,7 @@ _DATE_MARGIN: Final = timedelta(days=4)
 _AHEAD: Final = timedelta(days=2)
 
 # Most tenants have few suppressions, many have none: then the addresses need not be sent.
-_HAS_SUPPRESSED: Final = text("""
+_HAS_SUPPRESSED: Final = Direct("""
 SELECT true FROM suppressions WHERE tenant_id = :tenant_id AND channel = CAST(:channel AS channel)
 ORDER BY tenant_id, channel, address LIMIT 1""")
 
@@ -38,7 +39,7 @@ SELECT address FROM suppressions
 WHERE tenant_id = :tenant_id AND channel = CAST(:channel AS channel)
   AND address = ANY(string_to_array(CAST(:addresses AS text), chr(10)))""")
 
-_UNSUBSCRIBED: Final = text("""
+_UNSUBSCRIBED: Final = Direct("""
 SELECT user_id FROM unsubscribes
 WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND channel = CAST(:channel AS channel)
   AND occasion_id = ANY(CAST(:occasion_ids AS integer[]))""")
@@ -84,14 +85,16 @@ def barred(
         "channel": batch.channel.value,
         "occasion_ids": [_EVERY_OCCASION, batch.occasion_id],
     }
-    unsubscribed = connection.execute(_UNSUBSCRIBED, parameters).scalars()
-    found = dict.fromkeys(unsubscribed, NotSentReason.UNSUBSCRIBED)
+    unsubscribed = _UNSUBSCRIBED.tuples(connection, parameters)
+    found: dict[int, NotSentReason] = dict.fromkeys(
+        [user_id for (user_id,) in unsubscribed], NotSentReason.UNSUBSCRIBED
+    )
     return found | dict.fromkeys(_suppressed(connection, batch, addresses), NotSentReason.SUPPRESSED)
 
 
 def _suppressed(connection: Connection, batch: LeasedBatch, addresses: Mapping[int, str]) -> list[int]:
     parameters = {"tenant_id": batch.tenant_id, "channel": batch.channel.value}
-    if connection.execute(_HAS_SUPPRESSED, parameters).one_or_none() is None:
+    if not _HAS_SUPPRESSED.tuples(connection, parameters):
         return []
     normal = {user_id: normal_address(batch.channel, address) for user_id, address in addresses.items()}
     parameters |= {"addresses": "\n".join(normal.values())}

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import RawCursor
-from psycopg.rows import namedtuple_row
-from sqlalchemy import Connection, TextClause
+from psycopg.rows import RowFactory, namedtuple_row, tuple_row
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import DBAPIError
 
@@ -26,8 +26,9 @@ NUMBERED: Final = asyncpg.dialect()  # type: ignore[no-untyped-call]
 class Direct:
     """A statement for the driver."""
 
-    def __init__(self, statement: TextClause) -> None:
-        compiled: Any = statement.compile(dialect=NUMBERED)
+    def __init__(self, statement: TextClause | str) -> None:
+        self.statement = text(statement) if isinstance(statement, str) else statement
+        compiled: Any = self.statement.compile(dialect=NUMBERED)
         # Without its indentation, which would be sent each time.
         self._text: str = " ".join(str(compiled).split())
         self._names: tuple[str, ...] = tuple(compiled.positiontup or ())
@@ -42,9 +43,22 @@ class Direct:
         """The rows. Raises what SQLAlchemy raises."""
         return _driven(connection, lambda driver: self.send(driver, parameters).fetchall())
 
-    def send(self, driver: psycopg.Connection[Any], parameters: Parameters) -> RawCursor[Any]:
+    def tuples(self, connection: Connection, parameters: Parameters) -> list[tuple[Any, ...]]:
+        """The rows without names, for those who read many. Raises what SQLAlchemy raises."""
+        return _driven(connection, lambda driver: self.send(driver, parameters, tuple_row).fetchall())
+
+    def count(self, connection: Connection, parameters: Parameters) -> int:
+        """How many rows it changed. Raises what SQLAlchemy raises."""
+        return _driven(connection, lambda driver: self.send(driver, parameters).rowcount)
+
+    def send(
+        self,
+        driver: psycopg.Connection[Any],
+        parameters: Parameters,
+        row_factory: RowFactory[Any] = namedtuple_row,
+    ) -> RawCursor[Any]:
         """Have the driver execute it, or in a pipeline send it."""
-        cursor: RawCursor[Any] = RawCursor(driver, row_factory=namedtuple_row)
+        cursor: RawCursor[Any] = RawCursor(driver, row_factory=row_factory)
         cursor.execute(self._text, [parameters[name] for name in self._names])
         return cursor
 

@@ -29,6 +29,7 @@ from scheduler.domain.message import (
 )
 from scheduler.store.arrays import Bigints, Instants
 from scheduler.store.batches import LeasedBatch
+from scheduler.store.direct import Direct
 from scheduler.store.message_keys import key_columns, key_of, single_key
 
 _OF_BATCH: Final = """
@@ -53,17 +54,16 @@ UPDATE message_log SET state = '{transition.target}'{changes}
 WHERE {_OF_BATCH} AND state IN ({sources}) AND {condition}"""
 
 
-_CLAIM: Final = text(
+_CLAIM: Final = Direct(
     _update(MessageEvent.CLAIM, ", batch_id = :batch_id, attempt = attempt + 1", _CLAIMABLE)
     + f" RETURNING user_id, attempt, user_version, time_rule = '{TimeRule.QUIET_HOURS}' AS was_deferred"
 )
 # The users are sorted, so that `width_bucket` finds each one's place by binary search; a join cost three times as much.
-_ACCEPT: Final = text(
-    _update(
-        MessageEvent.ACCEPT,
-        ", accepted_at = (CAST(:accepted_ats AS timestamptz[]))[width_bucket(user_id, CAST(:user_ids AS bigint[]))]",
-        "batch_id = :batch_id",
-    )
+_ACCEPTED_AT: Final = (
+    "(CAST(:accepted_ats AS timestamptz[]))[width_bucket(user_id, CAST(:user_ids AS bigint[]))]"
+)
+_ACCEPT: Final = Direct(
+    _update(MessageEvent.ACCEPT, f", accepted_at = {_ACCEPTED_AT}", "batch_id = :batch_id")
 )
 _RETRY: Final = text(_update(MessageEvent.RETRY, ", batch_id = NULL", "batch_id = :batch_id"))
 _BURY: Final = text(_update(MessageEvent.BURY, ", reason = :reason", "batch_id = :batch_id"))
@@ -219,15 +219,17 @@ class Report:
 
 def claim(connection: Connection, batch: LeasedBatch) -> list[ClaimedMessage]:
     """Take the messages that still belong to `batch` into `sending`; those that moved on are left out."""
-    rows = connection.execute(_CLAIM, _claim_parameters(batch)).all()
-    return [ClaimedMessage(*row) for row in rows]
+    return [ClaimedMessage(*row) for row in _CLAIM.tuples(connection, _claim_parameters(batch))]
 
 
 def accept(connection: Connection, batch: LeasedBatch, accepted: Mapping[int, datetime]) -> int:
     """The provider took the messages of these users, each at its instant."""
+    if not accepted:
+        return 0
     user_ids = sorted(accepted)
     accepted_ats = Instants(accepted[user_id] for user_id in user_ids)
-    return _execute(connection, _ACCEPT, batch, user_ids, accepted_ats=accepted_ats)
+    parameters = _key_parameters(batch, user_ids) | {"accepted_ats": accepted_ats}
+    return _ACCEPT.count(connection, parameters)
 
 
 def retry(connection: Connection, batch: LeasedBatch, user_ids: Sequence[int]) -> int:

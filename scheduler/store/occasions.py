@@ -28,6 +28,7 @@ from scheduler.domain.occasion import (
 )
 from scheduler.domain.quiet_hours import QuietHours
 from scheduler.domain.retry import RetryPolicy
+from scheduler.store.direct import Direct
 
 _COLUMNS: Final = """
     id, tenant_id, key, name, kind, rule, local_times, honours_preferred_time,
@@ -68,6 +69,7 @@ _LIST: Final = text(
 )
 _READ: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE tenant_id = :tenant_id AND key = :key")
 _BY_ID: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE id = ANY(CAST(:ids AS integer[]))")
+_READ_BY_ID: Final = Direct(_BY_ID)
 _ACTIVE: Final = text(f"SELECT {_COLUMNS} FROM occasions WHERE active ORDER BY id")
 _ACTIVE_OF: Final = text(
     f"SELECT {_COLUMNS} FROM occasions WHERE active AND tenant_id = :tenant_id ORDER BY id"
@@ -152,6 +154,23 @@ def find(connection: Connection, tenant_id: int, key: str) -> Occasion | None:
 def by_id(connection: Connection, occasion_ids: Sequence[int]) -> dict[int, Occasion]:
     """Occasions of any tenant by id; unknown ids are left out."""
     return {row.id: _occasion(row) for row in connection.execute(_BY_ID, {"ids": list(occasion_ids)})}
+
+
+class OccasionReader:
+    """Reads occasions as they are now; one that is as it was the last time is not made anew. Used by one thread."""
+
+    def __init__(self) -> None:
+        self._row: Any = None
+        self._last: Occasion | None = None
+
+    def read(self, connection: Connection, occasion_id: int) -> Occasion:
+        """An occasion of any tenant. Raises LookupError where there is none."""
+        row = _READ_BY_ID.one_or_none(connection, {"ids": [occasion_id]})
+        if row is None:
+            raise LookupError(f"there is no occasion {occasion_id}")
+        if self._last is None or row != self._row:
+            self._row, self._last = row, _occasion(row)
+        return self._last
 
 
 def active(connection: Connection, tenant_id: int | None = None) -> list[Occasion]:

@@ -49,7 +49,8 @@ class CompiledText:
         """Take a tree in which `parse_text` has found nothing wrong; it is changed."""
         _join_names(tree)
         self.variables = frozenset(name.name for name in tree.find_all(nodes.Name)) & VARIABLES
-        self._form = form
+        self._is_subject = form is TextForm.SUBJECT
+        self._is_html = form is TextForm.HTML
         self._most = LONGEST_RESULT[form]
         self._pattern, self._fields = _as_format(tree)
         self._template = None if self._pattern is not None else _compile(form, tree)
@@ -68,7 +69,7 @@ class CompiledText:
         result = self._formatted(values) if reading is None else self._rendered(values, reading)
         if len(result) > self._most:
             raise RenderingFailed(f"the result is longer than {self._most:,} characters")
-        if self._form is TextForm.SUBJECT and not result.isprintable():
+        if self._is_subject and not result.isprintable():
             return _NOT_ON_ONE_LINE.sub(" ", result)
         return result
 
@@ -87,7 +88,7 @@ class CompiledText:
             found = tuple(map(values.__getitem__, self._fields))
         except KeyError as error:
             raise RenderingFailed(f"{error.args[0]} is missing") from None
-        if self._form is TextForm.HTML:
+        if self._is_html:
             return self._pattern % tuple([str(value).translate(_ESCAPED) for value in found])
         return self._pattern % found
 

@@ -23,7 +23,7 @@ import psutil
 from scheduler.logs import configure_logs
 from tests.bench.databases import Database, database
 from tests.bench.environment import PEERS_FOLDER, Environment, Sizes, environment
-from tests.bench.ours import Ours, await_finished, begin_at, our_processes
+from tests.bench.ours import THREADS_OF_A_WORKER, Ours, await_finished, begin_at, our_processes
 
 _SPY: Final = PEERS_FOLDER / "bin" / "py-spy"
 _SAMPLES_A_SECOND: Final = 200
@@ -100,7 +100,8 @@ def _print(spent: Mapping[str, float], samples: Sequence[str], messages: int) ->
 
 def _drain(made: Environment, own: Database, *, batched: bool) -> tuple[Mapping[str, float], Sequence[str]]:
     raw = made.folder / "samples"
-    with our_processes(made, own, made.nginx.url, batched=batched) as ours:
+    threads = THREADS_OF_A_WORKER
+    with our_processes(made, own, made.nginx.url, batched=batched, worker_threads=threads) as ours:
         due = begin_at(int(own.scalar("SELECT count(*) FROM users")))
         own.plan_due_at("budget", due)
         before = _processor_seconds(ours)

@@ -18,6 +18,9 @@ _SECONDS_TO_PLAN: Final = 1.0
 _PLANNED_A_SECOND: Final = 60_000
 """Messages that are planned in a second at least, unless the machine is busy."""
 
+THREADS_OF_A_WORKER: Final = 1
+"""Where providers answer at once, a process a core with one thread takes the least time (decision 0014)."""
+
 _SECONDS_BETWEEN_LOOKS: Final = 0.05
 _LONGEST_DRAIN_SECONDS: Final = 900
 

@@ -8,7 +8,7 @@ from datetime import date
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 
 from scheduler.clock import SettableClock
 from scheduler.domain.message import MessageKey
@@ -19,6 +19,7 @@ from scheduler.store import occasions
 from tests.fixtures.messages import Signal
 from tests.fixtures.pipeline import NINE, TENANT, Pipeline
 from tests.fixtures.providers import ScriptedProvider
+from tests.fixtures.statements import sent_directly
 from worker.channels.port import OutgoingMessage
 from worker.rendering import Renderer
 
@@ -106,6 +107,20 @@ def test_a_text_that_fails_for_one_leaves_the_others_of_the_batch_alone(pipeline
     assert len(with_city) == 2
 
 
+def test_a_worker_reads_a_text_anew_for_each_batch(engine: Engine) -> None:
+    """An erasure rewrites texts without a new version of their occasion."""
+    pipeline = Pipeline(engine, SettableClock(NINE), batch_size=1)
+    pipeline.add_due_people(3)
+    assert pipeline.enqueue() == 3
+    provider = ScriptedProvider()
+    deliverer = pipeline.deliverer(provider)
+    deliverer.deliver(pipeline.lease(), Signal())
+    deliverer.deliver(pipeline.lease(), Signal())
+    pipeline.execute("UPDATE occasions SET body = 'Erased'")
+    deliverer.deliver(pipeline.lease(), Signal())
+    assert [message.text == "Erased" for message in provider.received] == [False, False, True]
+
+
 def test_links_to_unsubscribe_are_in_the_text_and_beside_it(pipeline: Pipeline) -> None:
     links = LinkSigner(SecretStr("k" * 32), "https://daybreak.example")
     save(pipeline, body="{{ unsubscribe_url }}")
@@ -138,14 +153,9 @@ def test_dates_are_read_only_for_texts_that_name_them(
 ) -> None:
     save(pipeline, body=body)
     pipeline.add_due_people(1)
-    statements: list[str] = []
-
-    def listen(*arguments: object) -> None:
-        statements.append(str(arguments[2]))
-
-    event.listen(pipeline.engine, "before_cursor_execute", listen)
-    delivered(pipeline)
-    event.remove(pipeline.engine, "before_cursor_execute", listen)
+    with sent_directly() as seen:
+        delivered(pipeline)
+    statements = [statement.text for statement, _ in seen]
     assert _any_reads(statements, "FROM users")
     assert _any_reads(statements, "user_dates") is reads_dates
 

@@ -59,13 +59,6 @@ class _Elements:
     encoded: list[bytes] = field(default_factory=list)
     size: int = 0
 
-    def add(self, position: int, message_id: str, encoded: bytes) -> None:
-        """Take in one more."""
-        self.positions.append(position)
-        self.ids.append(message_id)
-        self.encoded.append(encoded)
-        self.size += len(encoded) + 1
-
     def cut(self, part: slice) -> _Elements:
         """Some of them."""
         return _Elements(self.positions[part], self.ids[part], self.encoded[part])
@@ -121,7 +114,10 @@ class JoinedRequests:
                     return
                 yield self._put_together(envelope, elements, constant)
                 elements = growing[envelope] = _Elements()
-            elements.add(position, message.id, encoded)
+            elements.positions.append(position)
+            elements.ids.append(message.id)
+            elements.encoded.append(encoded)
+            elements.size += len(encoded) + 1
         for envelope, elements in growing.items():
             if not may_start():
                 return
@@ -145,7 +141,8 @@ class JoinedRequests:
         values = self._reader.read(message)
         try:
             envelope = self._envelope or self._enclose(values, message.fields)
-            return envelope, encode(self._element, values, message)
+            element = self._element
+            return envelope, encode(element, values, message) if element.places else element.encode(values)
         except MissingFieldError as error:
             raise Unsendable("missing_field", str(error)) from None
         except (TypeError, UnicodeEncodeError):

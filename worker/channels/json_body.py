@@ -18,7 +18,7 @@ a request that carries several (see `BatchForm`).
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -36,8 +36,14 @@ _CONDITION: Final = "?"
 _LEFT_OUT: Final = object()
 _NOTHING: Final[Mapping[str, orjson.Fragment]] = {}
 
-# An encoded document with `%b` for each of its strings; a string is a field alone, a text, or a place.
-_Form = tuple[bytes, tuple[str | Template, ...]]
+
+class _Form(NamedTuple):
+    """An encoded document with `%b` for each of its strings; a string is a field alone, a text, or a place."""
+
+    pattern: bytes
+    strings: tuple[str | Template, ...]
+    fields: tuple[str, ...] | None
+    """The strings, where each is a field alone: most documents, and the fastest to write."""
 
 
 class JsonBody:
@@ -66,8 +72,10 @@ class JsonBody:
 
         Raises `MissingFieldError` where a value is missing, `TypeError` where one is no valid Unicode.
         """
-        pattern, strings = self._whole or self._form(values)
+        pattern, strings, fields = self._whole or self._form(values)
         try:
+            if fields is not None:
+                return pattern % tuple(map(orjson.dumps, map(values.__getitem__, fields)))
             texts = [
                 (inserted[one] if one in inserted else values[one])
                 if isinstance(one, str)
@@ -95,7 +103,10 @@ class JsonBody:
         pieces = marked.replace(b"%", b"%%").split(orjson.dumps(_MARK))
         if len(pieces) != len(strings) + 1:
             raise ConfigurationError("it holds characters of the private use area")
-        return b"%b".join(pieces), tuple(string.only_field or string for string in strings)
+        alone = tuple([string.only_field for string in strings if string.only_field])
+        are_fields = len(alone) == len(strings) and _PLACES.isdisjoint(alone)
+        kinds = tuple(string.only_field or string for string in strings)
+        return _Form(b"%b".join(pieces), kinds, alone if are_fields else None)
 
 
 def compile_json_body(document: str) -> JsonBody:

@@ -13,7 +13,7 @@ from typing import Final
 from scheduler.domain.message import ENVELOPE_FIELDS
 from worker.channels.port import OutgoingMessage
 
-_COMMON: Final = frozenset({"id", "channel", "address", "subject", "text"})
+_COMMON: Final = frozenset({"id", "address", "subject", "text"})
 
 
 class Unsendable(Exception):
@@ -31,17 +31,19 @@ class FieldReader:
     def __init__(self, names: Iterable[str]) -> None:
         named = frozenset(names)
         self._needs_fields = not named <= ENVELOPE_FIELDS
-        self._needs_rest = not named.isdisjoint(ENVELOPE_FIELDS - _COMMON)
+        self._needs_channel = "channel" in named
+        self._needs_rest = not named.isdisjoint(ENVELOPE_FIELDS - _COMMON - {"channel"})
 
     def read(self, message: OutgoingMessage) -> Mapping[str, str]:
         """The values of the named fields, as far as the message has them; there may be others."""
         values = {
             "id": message.id,
-            "channel": message.channel.value,
             "address": message.address,
             "subject": message.subject,
             "text": message.text,
         }
+        if self._needs_channel:
+            values["channel"] = message.channel.value
         if self._needs_rest:
             values |= {
                 "html": message.html or "",

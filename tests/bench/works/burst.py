@@ -19,7 +19,7 @@ from sqlalchemy import text
 from tests.bench.databases import Database, database
 from tests.bench.environment import Environment
 from tests.bench.measures import Result, percentile, single
-from tests.bench.ours import ELEMENTS, Ours, await_finished, begin_at, our_processes
+from tests.bench.ours import ELEMENTS, THREADS_OF_A_WORKER, Ours, await_finished, begin_at, our_processes
 from tests.bench.peer_runs import PEERS, SENT, run, seed, start_workers, variables_of
 from tests.bench.processes import processes
 from tests.bench.sinks import CountingSink, counting_sink
@@ -74,6 +74,7 @@ def measure(environment: Environment) -> Sequence[Result]:
             sink.url,
             batched=True,
             workers=_WORKERS,
+            worker_threads=THREADS_OF_A_WORKER,
             lease_seconds=environment.sizes.lease_seconds,
         ) as ours:
             due = begin_at(size)

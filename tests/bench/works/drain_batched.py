@@ -9,7 +9,7 @@ from tests.bench.databases import database
 from tests.bench.environment import Environment
 from tests.bench.limits import sql_drain_rate
 from tests.bench.measures import LIMIT, OURS, Result, summarize
-from tests.bench.ours import drain_rate, our_processes
+from tests.bench.ours import THREADS_OF_A_WORKER, drain_rate, our_processes
 from tests.bench.rounds import alternate
 
 UNIT = "messages/s"
@@ -24,7 +24,7 @@ def measure(environment: Environment) -> Sequence[Result]:
         database(environment.server, "drain_batched") as own,
         # The limit writes in a database of its own, where no scheduler looks for what is due.
         database(environment.server, "drain_limit") as bare,
-        our_processes(environment, own, url, batched=True),
+        our_processes(environment, own, url, batched=True, worker_threads=THREADS_OF_A_WORKER),
     ):
         for each in (own, bare):
             each.add_users(users)

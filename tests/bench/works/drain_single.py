@@ -9,7 +9,7 @@ from tests.bench.databases import database
 from tests.bench.environment import Environment
 from tests.bench.limits import curl_rate
 from tests.bench.measures import LIMIT, OURS, Result, summarize
-from tests.bench.ours import drain_rate, our_processes
+from tests.bench.ours import THREADS_OF_A_WORKER, drain_rate, our_processes
 from tests.bench.peer_runs import PEERS, PeerRuns
 from tests.bench.rounds import Contestants, alternate
 
@@ -21,7 +21,7 @@ def measure(environment: Environment) -> Sequence[Result]:
     size, url = environment.sizes.drain, environment.nginx.url
     with (
         database(environment.server, "drain_single") as own,
-        our_processes(environment, own, url),
+        our_processes(environment, own, url, worker_threads=THREADS_OF_A_WORKER),
         PeerRuns(environment) as runs,
     ):
         own.add_users(size)
