@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
 
-from scheduler.domain.calendar import Moment, month_days
+from scheduler.domain.calendar import Moment, moments, month_days
 from scheduler.domain.occasion import Occasion, YearlyRule
 from scheduler.domain.user import UserInput
 from scheduler.store.users import ZoneTime
+
+Day = tuple[str, int]
+"""The name of a date, and its month and day (MMDD)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,24 +22,22 @@ class EditedUsers:
 
     `zone_times` are the zones and preferred times they live by and `days` the names and MMDD of their
     dates (None: not known); more than they have is harmless. `are_new`: none of them was there before.
-    `by_day` tells for each of `days` who has it, which saves asking everybody else (None: not known).
+    `values` are what some thousands were written with, by id (None: not known); once those are known who have one of
+    the days that matter (`narrowed`), `celebrants` are their ids by day and by how they live, and nobody else is asked.
     """
 
     user_ids: Sequence[int]
     zone_times: Sequence[ZoneTime]
-    days: frozenset[tuple[str, int]] | None = None
+    days: frozenset[Day] | None = None
     are_new: bool = False
-    by_day: Mapping[tuple[str, int], Sequence[int]] | None = None
+    values: Mapping[int, UserInput] | None = None
+    celebrants: Mapping[Day, Mapping[ZoneTime, Sequence[int]]] | None = None
 
     @classmethod
     def many(cls, users: Mapping[int, UserInput], *, are_new: bool) -> Self:
         """Some thousands, by id, who were written with these values."""
-        by_day: dict[tuple[str, int], list[int]] = {}
-        for user_id, user in users.items():
-            for name, value in user.dates.items():
-                by_day.setdefault((name, value.month * 100 + value.day), []).append(user_id)
         zone_times = list({(user.timezone, user.preferred_time) for user in users.values()})
-        return cls(list(users), zone_times, frozenset(by_day), are_new, by_day)
+        return cls(list(users), zone_times, are_new=are_new, values=users)
 
     @classmethod
     def of(cls, user_ids: Sequence[int], users: Sequence[UserInput], *, are_new: bool) -> Self:
@@ -51,16 +52,35 @@ class EditedUsers:
         )
 
     @classmethod
-    def merged(cls, several: Sequence[EditedUsers]) -> Self:
+    def merged(cls, several: Sequence[EditedUsers]) -> EditedUsers:
         """All of these; as if nobody were new."""
         if len(several) == 1:
-            return cls(several[0].user_ids, several[0].zone_times, several[0].days, by_day=several[0].by_day)
+            return replace(several[0], are_new=False)
         days = [each.days for each in several if each.days is not None]
         return cls(
             [user_id for each in several for user_id in each.user_ids],
             zone_times=list({zone_time for each in several for zone_time in each.zone_times}),
             days=frozenset().union(*days) if len(days) == len(several) else None,
         )
+
+    def narrowed(self, windows: Iterable[tuple[Occasion, datetime, datetime]]) -> EditedUsers:
+        """The same, and who of them has a day in the windows of these occasions, if that is known without asking."""
+        if self.values is None:
+            return self
+        days = {
+            (occasion.rule.date_name, day)
+            for occasion, starts, ends in windows
+            if isinstance(occasion.rule, YearlyRule)
+            for day in month_days(occasion, starts, ends)
+        }
+        found: dict[Day, dict[ZoneTime, list[int]]] = {}
+        for user_id, user in self.values.items():
+            for name, value in user.dates.items():
+                day = name, value.month * 100 + value.day
+                if day in days:
+                    by_zone_time = found.setdefault(day, {})
+                    by_zone_time.setdefault((user.timezone, user.preferred_time), []).append(user_id)
+        return replace(self, days=frozenset(found), celebrants=found)
 
     def may_be_asked(self, occasion: Occasion, starts: datetime, ends: datetime) -> bool:
         """Whether `occasion` can have any moment of theirs in this window."""
@@ -69,19 +89,46 @@ class EditedUsers:
         celebrated = month_days(occasion, starts, ends)
         return any(name == occasion.rule.date_name and day in celebrated for name, day in self.days)
 
-    def may_celebrate(self, occasion: Occasion, moment: Moment) -> bool:
-        """Whether `moment` can be any of theirs."""
-        if self.days is None or not isinstance(occasion.rule, YearlyRule) or moment.month_day is None:
-            return True
-        return (occasion.rule.date_name, moment.month_day) in self.days
+    def moments(self, occasion: Occasion, starts: datetime, ends: datetime) -> list[Moment]:
+        """The moments of `occasion` in this window that can be any of theirs."""
+        if not isinstance(occasion.rule, YearlyRule):
+            return moments(occasion, self.zone_times, starts, ends)
+        name, zone_times = occasion.rule.date_name, self.zone_times
+        if self.celebrants is not None:
+            theirs = [by_zone for day, by_zone in self.celebrants.items() if day[0] == name]
+            zone_times = list({zone_time for by_zone in theirs for zone_time in by_zone})
+        return [
+            moment
+            for moment in moments(occasion, zone_times, starts, ends)
+            if self._may_celebrate(name, moment)
+        ]
 
-    def celebrating(self, moments: Iterable[tuple[Occasion, Moment]]) -> Sequence[int]:
-        """The ids of those for whom there may be one of these moments."""
-        if self.by_day is None:
-            return self.user_ids if any(True for _ in moments) else []
-        found: set[int] = set()
-        for occasion, moment in moments:
-            if not isinstance(occasion.rule, YearlyRule) or moment.month_day is None:
+    def _may_celebrate(self, name: str, moment: Moment) -> bool:
+        if self.days is None or moment.month_day is None:
+            return True
+        if self.celebrants is None:
+            return (name, moment.month_day) in self.days
+        return bool(self._celebrants(name, moment))
+
+    def celebrating(self, found: Iterable[tuple[Occasion, Moment]]) -> Sequence[int]:
+        """The ids of those for whom there may be one of these moments, which `moments` has told."""
+        if self.celebrants is None:
+            return self.user_ids if any(True for _ in found) else []
+        ids: set[int] = set()
+        for occasion, moment in found:
+            if not isinstance(occasion.rule, YearlyRule):
                 return self.user_ids
-            found.update(self.by_day.get((occasion.rule.date_name, moment.month_day), ()))
-        return sorted(found)
+            ids.update(self._celebrants(occasion.rule.date_name, moment))
+        return sorted(ids)
+
+    def _celebrants(self, name: str, moment: Moment) -> list[int]:
+        """Who has this date on the day of a moment, where the moment is."""
+        assert self.celebrants is not None
+        assert moment.month_day is not None, "asked of yearly occasions only"
+        by_zone_time = self.celebrants.get((name, moment.month_day), {})
+        return [
+            user_id
+            for (timezone, _), user_ids in by_zone_time.items()
+            if timezone == moment.timezone
+            for user_id in user_ids
+        ]

@@ -251,6 +251,8 @@ class Planner:
         """
         active = [occasion for occasion in known if occasion.active and edited]
         asked = EditedUsers.merged([each for each in edited if self._may_be_asked(each, active, known, now)])
+        starts = now - self._lookback(known)
+        asked = asked.narrowed((each, starts, self._replanned_through(each, now)) for each in active)
         found = self._begin(connection, asked, active, known, now)
         to_plan = asked.celebrating((each.occasion, each.moment) for each in found)
         before = [user_id for each in edited if not each.are_new for user_id in each.user_ids]
@@ -295,8 +297,7 @@ class Planner:
             OccasionMoment(occasion, moment, at_once=is_at_once(occasion, moment, now))
             for occasion in planned
             if edited.may_be_asked(occasion, starts, self._replanned_through(occasion, now))
-            for moment in moments(occasion, edited.zone_times, starts, self._replanned_through(occasion, now))
-            if edited.may_celebrate(occasion, moment)
+            for moment in edited.moments(occasion, starts, self._replanned_through(occasion, now))
         ]
         self._ensure_partitions(connection, [each.moment for each in found])
         return found

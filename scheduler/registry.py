@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Final, TypeVar
 
 from loguru import logger
@@ -77,6 +77,7 @@ class Registry:
         self._clock = clock
         self._tombstones = tombstones
         self._writes_apart = writes_apart
+        self._past = date.min
         self._group = UserGroup(planner, tombstones, self.problems)
         self._writer = GroupWriter(self._write_group, self._write_alone)
 
@@ -170,9 +171,13 @@ class Registry:
 
     def problems(self, user: UserInput) -> list[FieldError]:
         """What is wrong with a user that only today's date tells, where the user lives."""
-        now, birthday = self._clock.now(), user.dates.get(BIRTHDAY)
-        # Past wherever they live: an import asks this of everyone, and looking up where they do takes longest.
-        if birthday is None or birthday <= now.date() - _A_DAY:
+        birthday = user.dates.get(BIRTHDAY)
+        # Past wherever they live, and for ever: an import asks this of everyone.
+        if birthday is None or birthday <= self._past:
+            return []
+        now = self._clock.now()
+        self._past = now.date() - _A_DAY
+        if birthday <= self._past:
             return []
         return check_dates(user, now.astimezone(zone(user.timezone)).date())
 

@@ -21,7 +21,9 @@ from scheduler.store.planning import Replanned
 WRITERS: Final = 2
 """More than one keeps the database busy while another waits for the disk; more than two gained nothing."""
 
-_USERS_PER_CHUNK: Final = 2_000
+_USERS_PER_CHUNK: Final = 4_000
+"""What a transaction costs in itself is a small part of it by then; more would only hold more in memory."""
+
 _BYTES_PER_CHUNK: Final = 4_194_304
 
 ERASED: Final = FieldError(

@@ -29,7 +29,9 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_users (
     timezone text, locale text, preferred_time time, attributes jsonb, date_names text[], date_values date[]
 ) ON COMMIT DELETE ROWS"""
 
-_COPY: Final = "COPY pg_temp.incoming_users FROM STDIN"
+# What stands for NULL is a control character, which no value holds; so nothing but a backslash needs to be escaped.
+_NULL: Final = "\x01"
+_COPY: Final = "COPY pg_temp.incoming_users FROM STDIN (NULL E'\\x01')"
 
 # As an array, not a table, here and below: by a table whose size it does not know, the planner would join all users
 # of the tenant to each chunk while an import runs ahead of what statistics know.
@@ -75,7 +77,7 @@ written_dates AS (
     JOIN pg_temp.incoming_users i ON i.external_id = w.external_id
     CROSS JOIN LATERAL unnest(i.date_names, i.date_values) AS each (name, value)
 )
-SELECT id, external_id FROM written"""
+SELECT coalesce(array_agg(id), '{{}}'), coalesce(array_agg(external_id), '{{}}') FROM written"""
 
 _CHANGE: Final = f"""
 WITH written AS (
@@ -98,7 +100,7 @@ written_dates AS (
     FROM written w CROSS JOIN LATERAL unnest(w.date_names, w.date_values) AS each (name, value)
     ON CONFLICT (user_id, name) DO UPDATE SET value = excluded.value WHERE user_dates.value <> excluded.value
 )
-SELECT id, external_id FROM written"""
+SELECT coalesce(array_agg(id), '{{}}'), coalesce(array_agg(external_id), '{{}}') FROM written"""
 
 
 class AddedMeanwhile(Exception):
@@ -129,9 +131,9 @@ def stage(connection: Connection, tenant_id: int, users: Iterable[UserInput]) ->
     connection.exec_driver_sql(_STAGE)
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
+    rows = "".join([_row(user) for user in users]).replace("\\", "\\\\")
     with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-        for user in users:
-            copy.write_row(_row(user))
+        copy.write(rows)
     return list(connection.execute(text(_LOCK), {"tenant_id": tenant_id}).scalar_one())
 
 
@@ -165,25 +167,30 @@ def write_staged(
 
 
 def _written(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> dict[str, int]:
-    return {external_id: user_id for user_id, external_id in connection.execute(text(statement), parameters)}
+    """The ids of those it wrote, by external id: in two arrays, since a row for each costs more than all the rest."""
+    user_ids, external_ids = connection.execute(text(statement), parameters).one()
+    return dict(zip(external_ids, user_ids, strict=True))
 
 
-def _row(user: UserInput) -> tuple[object, ...]:
+def _row(user: UserInput) -> str:
     dates = user.dates
     names = sorted(dates)
-    return (
-        user.external_id,
-        user.first_name,
-        user.last_name,
-        user.email,
-        user.phone,
-        user.push_token,
-        user.webhook_url,
-        user.timezone,
-        user.locale,
-        user.preferred_time,
-        orjson.dumps(user.attributes).decode() if user.attributes else "{}",
-        # Names of dates are letters, digits and _: they need no quotes in an array.
-        "{" + ",".join(names) + "}",
-        "{" + ",".join([dates[name].isoformat() for name in names]) + "}",
+    preferred_time = user.preferred_time
+    return "\t".join(
+        (
+            user.external_id,
+            user.first_name,
+            user.last_name,
+            user.email or _NULL,
+            user.phone or _NULL,
+            user.push_token or _NULL,
+            user.webhook_url or _NULL,
+            user.timezone,
+            user.locale,
+            _NULL if preferred_time is None else preferred_time.isoformat(),
+            orjson.dumps(user.attributes).decode() if user.attributes else "{}",
+            # Names of dates are letters, digits and _: they need no quotes in an array.
+            "{" + ",".join(names) + "}",
+            "{" + ",".join([dates[name].isoformat() for name in names]) + "}\n",
+        )
     )

@@ -13,6 +13,7 @@ import select
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, TypeVar
 
+import orjson
 import psycopg
 from psycopg.errors import DeadlockDetected, SerializationFailure
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -44,6 +45,7 @@ def create_database_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=0,
+        json_deserializer=orjson.loads,
         connect_args={
             "application_name": application_name,
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,

@@ -72,11 +72,11 @@ _READ_EXTERNAL: Final = SingleRow("user_by_external_id", _BY_EXTERNAL_ID)
 _LOCK: Final = text("""
 SELECT id FROM users WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE""")
 
-_RECIPIENTS: Final = text("""
+_RECIPIENTS: Final = Direct("""
 SELECT id, version, external_id, first_name, last_name, email, phone, push_token, webhook_url, locale, timezone
 FROM users WHERE id = ANY(CAST(:user_ids AS bigint[]))""")
 
-_RECIPIENTS_WITH_DETAILS: Final = text("""
+_RECIPIENTS_WITH_DETAILS: Final = Direct("""
 SELECT id, version, external_id, first_name, last_name, email, phone, push_token, webhook_url, locale, timezone,
        attributes,
        (SELECT jsonb_object_agg(d.name, d.value) FROM user_dates d WHERE d.user_id = users.id) AS dates
@@ -220,8 +220,8 @@ def recipients(
     """The users of these ids who still exist, by id; `with_details` with their attributes and dates."""
     parameters = {"user_ids": Bigints(user_ids)}
     if not with_details:
-        return {row[0]: Recipient(*row) for row in connection.execute(_RECIPIENTS, parameters).all()}
-    rows = connection.execute(_RECIPIENTS_WITH_DETAILS, parameters).all()
+        return {row[0]: Recipient(*row) for row in _RECIPIENTS.tuples(connection, parameters)}
+    rows = _RECIPIENTS_WITH_DETAILS.rows(connection, parameters)
     return {row[0]: Recipient(*row)._replace(dates=_dates(row.dates or {})) for row in rows}
 
 

@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from scheduler.clock import SettableClock
+from scheduler.domain.user import UserInput
 from scheduler.domain.zones import zone
-from scheduler.importing import ImportForm, ImportSummary, RejectedRow, import_users
+from scheduler.importing import ImportForm, ImportSummary, RejectedRow, import_users, writing
 from scheduler.planner import Planner, PlanningPolicy
 from scheduler.registry import Registry
 from scheduler.store import users
@@ -115,7 +116,39 @@ def test_ndjson_and_csv_store_the_same(registry: Registry, engine: Engine) -> No
     assert from_ndjson.version == from_csv.version
 
 
-def test_the_chunks_before_a_failure_are_kept(registry: Registry, engine: Engine, database_url: str) -> None:
+def test_values_are_stored_as_they_were_read(registry: Registry, engine: Engine) -> None:
+    people = [
+        UserInput(external_id="\\N", first_name="\\N", timezone="UTC"),
+        UserInput(
+            external_id="a\\b\"c,d{e}'",
+            first_name="\\.",
+            last_name="\\",
+            email="o'neil+x@example.org",
+            phone="+442071838750",
+            push_token="\\x01\\t:",
+            webhook_url="https://example.org/a?b=\\n",
+            timezone="Asia/Tokyo",
+            locale="pt-BR",
+            preferred_time=time(0, 0),
+            dates={"z_1": date(1, 1, 1), "birthday": date(2000, 2, 29), "later": date(9999, 12, 31)},
+            attributes={"text": 'a\\b "c" \\n é 😀', "number": -1.5, "yes": True, "nothing": None},
+        ),
+    ]
+    for done in ("created", "updated"):
+        lines = [person.model_dump_json(exclude_defaults=True).encode() for person in people]
+        summary = import_users(registry, 1, lines, ImportForm.ndjson, fail)
+        assert getattr(summary, done) == len(people)
+        with engine.connect() as connection:
+            stored = [users.find_external(connection, 1, person.external_id) for person in people]
+        assert [each and each.values for each in stored] == people
+        people = [person.model_copy(update={"first_name": "\\\\"}) for person in people]
+
+
+def test_the_chunks_before_a_failure_are_kept(
+    registry: Registry, engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_USERS_PER_CHUNK", 500)
+
     def cut_off_after(count: int) -> Iterable[bytes]:
         yield b"external_id,first_name,timezone\n"
         for number in range(count):
@@ -123,8 +156,8 @@ def test_the_chunks_before_a_failure_are_kept(registry: Registry, engine: Engine
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        import_users(registry, 1, cut_off_after(4_500), ImportForm.csv, fail)
+        import_users(registry, 1, cut_off_after(1_200), ImportForm.csv, fail)
     other = create_database_engine(database_url, pool_size=1, application_name="daybreak-tests")
     with other.connect() as connection:
-        assert users.count(connection, 1) == 4_000
+        assert users.count(connection, 1) == 1_000
     other.dispose()
