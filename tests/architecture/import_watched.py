@@ -33,7 +33,7 @@ def forbid_opening() -> None:
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(arguments[1], str) and set("wax+").intersection(arguments[1])
-        if event in FORBIDDEN_EVENTS or (writes and ".pyc" not in str(arguments[0])):
+        if event in FORBIDDEN_EVENTS or writes:
             raise Opened(f"importing causes {event} {arguments}")
 
     sys.addaudithook(watch)

@@ -16,7 +16,8 @@ RUN_BY_ALEMBIC = ("migrations/env.py", "migrations/versions/")
 def import_alone(root: Path, *modules: str) -> str:
     """What was wrong with importing `modules` in a new process; empty if nothing."""
     result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("import_watched.py")), str(root), *modules],
+        # Without -B, whoever imports a module for the first time writes its bytecode.
+        [sys.executable, "-B", str(Path(__file__).with_name("import_watched.py")), str(root), *modules],
         capture_output=True,
         check=False,
         text=True,
