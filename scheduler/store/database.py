@@ -10,7 +10,7 @@ middle of a transaction: its locks must not outlast a process that stands still 
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -66,15 +66,8 @@ def create_database_engine(
 
 
 def _check(connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _lent: object) -> None:
-    check(connection, record.info)
-
-
-def check(connection: psycopg.Connection[Any], info: Mapping[str, Any]) -> None:
-    """Raise InvalidatePoolError, upon which the pool makes new connections, unless this one is as it should be.
-
-    `info` is what the pool notes of it.
-    """
-    last_used = info.get(_LAST_USED)
+    """Raise InvalidatePoolError, upon which the pool makes new connections, unless this one is as it should be."""
+    last_used = record.info.get(_LAST_USED)
     if last_used is None:
         return
     idle_seconds = _CLOCK.monotonic() - last_used
@@ -96,12 +89,7 @@ def _has_news(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _note_use(_connection: psycopg.Connection[Any] | None, record: ConnectionPoolEntry) -> None:
-    note_use(record.info)
-
-
-def note_use(info: MutableMapping[str, Any]) -> None:
-    """Note that the connection of this `info` was as it should be just now."""
-    info[_LAST_USED] = _CLOCK.monotonic()
+    record.info[_LAST_USED] = _CLOCK.monotonic()
 
 
 def in_transaction(engine: Engine, work: Callable[[Connection], Result]) -> Result:

@@ -1,9 +1,10 @@
 """Reads of one row at the price of the row: a kept connection, a statement that the server knows, one round trip.
 
-SQLAlchemy's part of such a read, and the driver's, cost several times what PostgreSQL does. So a connection is borrowed
-from the engine's pool and kept: each read takes one that lies idle, names the tenant where it named another
-(`tenants`), and executes the statement by the name under which the connection prepared it. A connection that was lost
-is noticed before it is used, as in the pool (`database`), and the error tree is SQLAlchemy's.
+SQLAlchemy's part of such a read, and the driver's, cost several times what PostgreSQL does. So a connection is
+borrowed from the engine's pool and kept: each read takes one that lies idle, names the tenant where it named
+another (`tenants`), and executes the statement by the name under which the connection prepared it. Nothing is asked
+before: where a kept connection turns out to be lost, the read, which changes nothing, is made again on another. The
+error tree is SQLAlchemy's.
 
 At most half of the pool is kept, so that no transaction waits for a connection that reads; whoever reads beyond that
 gives theirs back at once. Limit: for statements that only read and stand for themselves.
@@ -22,7 +23,6 @@ from psycopg.pq import ExecStatus
 from sqlalchemy import Engine, PoolProxiedConnection, QueuePool, TextClause, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
-from scheduler.store.database import check, note_use
 from scheduler.store.direct import NUMBERED
 from scheduler.store.tenants import name_tenant
 
@@ -67,42 +67,38 @@ class Readers:
             str(tenant_id if name == "tenant_id" else parameters[name]).encode()
             for name in statement.parameters
         ]
-        lent = self._lend(tenant_id)
-        try:
-            found = _execute(lent, statement, values)
-        except psycopg.Error as error:
-            raise self._failed(lent, error) from error
-        self._take_back(lent)
-        return found
-
-    def _lend(self, tenant_id: int) -> PoolProxiedConnection:
         while True:
+            lent, was_kept = self._lend()
             try:
-                lent = self._kept.pop()
-            except IndexError:
-                lent = self._engine.raw_connection()
                 name_tenant(_driver(lent), lent.info, tenant_id)
-                return lent
-            try:
-                check(_driver(lent), lent.info)
-                name_tenant(_driver(lent), lent.info, tenant_id)
-            except DisconnectionError as error:
+                found = _execute(lent, statement, values)
+            except (psycopg.Error, DisconnectionError) as error:
+                # Whatever it was: what the connection has prepared may be no more, as after a migration.
+                is_lost = _driver(lent).broken
                 lent.invalidate(error)
+                if not (was_kept and is_lost):
+                    raise self._as_raised(error) from error
             else:
-                return lent
+                self._take_back(lent)
+                return found
+
+    def _lend(self) -> tuple[PoolProxiedConnection, bool]:
+        """A connection, and whether it was kept: then it may have been lost meanwhile."""
+        try:
+            return self._kept.pop(), True
+        except IndexError:
+            return self._engine.raw_connection(), False
 
     def _take_back(self, lent: PoolProxiedConnection) -> None:
         if len(self._kept) < self._most_kept:
-            note_use(lent.info)
             self._kept.append(lent)
         else:
             lent.close()
 
-    def _failed(self, lent: PoolProxiedConnection, error: psycopg.Error) -> Exception:
-        # Whatever it was: what the connection has prepared may be no more, as after a migration.
-        lent.invalidate(error)
+    def _as_raised(self, error: BaseException) -> Exception:
+        cause = error.__cause__ or error if isinstance(error, DisconnectionError) else error
         return DBAPIError.instance(
-            None, None, error, psycopg.Error, connection_invalidated=True, dialect=self._engine.dialect
+            None, None, cause, psycopg.Error, connection_invalidated=True, dialect=self._engine.dialect
         )
 
     def _close(self, _engine: Engine) -> None:

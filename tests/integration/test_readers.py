@@ -42,6 +42,18 @@ def test_a_connection_that_has_ended_is_replaced_and_all_are_closed_with_the_eng
     assert readers.one_or_none(WHO, 1).pid != second
 
 
+def test_when_the_server_has_ended_all_kept_connections_a_read_notices_nothing(engine: Engine) -> None:
+    readers = Readers(engine)
+    slow = SingleRow("slow_who", text("SELECT pg_backend_pid() AS pid, pg_sleep(0.05)"))
+    with ThreadPoolExecutor(3) as threads:
+        ended = {row.pid for row in threads.map(lambda _: readers.one_or_none(slow, 1), range(6))}
+    with engine.connect() as connection:
+        for pid in ended:
+            connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+    assert len(ended) > 1
+    assert readers.one_or_none(WHO, 1).pid not in ended
+
+
 def test_an_error_is_the_one_that_sqlalchemy_raises_and_harms_no_later_read(engine: Engine) -> None:
     readers = Readers(engine)
     with pytest.raises(DataError):
