@@ -95,8 +95,9 @@ class Readers:
         else:
             lent.close()
 
-    def _as_raised(self, error: BaseException) -> Exception:
-        cause = error.__cause__ or error if isinstance(error, DisconnectionError) else error
+    def _as_raised(self, error: psycopg.Error | DisconnectionError) -> Exception:
+        cause = error.__cause__ if isinstance(error, DisconnectionError) else error
+        assert isinstance(cause, psycopg.Error), "a connection is lost by the driver's word alone"
         return DBAPIError.instance(
             None, None, cause, psycopg.Error, connection_invalidated=True, dialect=self._engine.dialect
         )
