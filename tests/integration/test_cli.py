@@ -1,16 +1,12 @@
 """The command line: what it prints, what it exits with, and what it says when something is wrong."""
 
 import json
-import logging
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from loguru import logger
 from sqlalchemy import Engine, text
 
 from deploy.cli import main
@@ -25,19 +21,7 @@ BAD_ROWS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No setting of this machine, and all logging as it was before."""
-    for name in [name for name in os.environ if name.startswith("DAYBREAK_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logger.configure(handlers=[], extra={})
+pytestmark = pytest.mark.usefixtures("command_alone")
 
 
 @pytest.fixture

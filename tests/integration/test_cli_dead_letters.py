@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 from click.testing import CliRunner, Result
-from loguru import logger
 from sqlalchemy import Engine
 
 from deploy.cli import main
@@ -18,19 +14,7 @@ from scheduler.clock import SettableClock
 from tests.fixtures.dead_letters import kill, kill_by
 from tests.fixtures.pipeline import NINE, Pipeline
 
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No setting of this machine, and all logging as it was before."""
-    for name in [name for name in os.environ if name.startswith("DAYBREAK_")]:
-        monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logger.configure(handlers=[], extra={})
+pytestmark = pytest.mark.usefixtures("command_alone")
 
 
 @pytest.fixture

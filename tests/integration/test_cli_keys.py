@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -27,20 +24,7 @@ from scheduler.settings import Settings
 from tests.fixtures.api import GUARDED, USERS, guarded_client
 from tests.fixtures.waiting import wait_until
 
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No setting of this machine, and all logging as it was before."""
-    for name in [name for name in os.environ if name.startswith("DAYBREAK_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logger.configure(handlers=[], extra={})
+pytestmark = pytest.mark.usefixtures("command_alone")
 
 
 class Run:
