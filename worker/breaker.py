@@ -28,7 +28,7 @@ import pybreaker
 from loguru import logger
 
 from scheduler.clock import Clock
-from worker.channels.port import Failed, FailureKind, NotAttempted, Outcome
+from worker.channels.port import Accepted, Failed, FailureKind, NotAttempted, Outcome
 
 WHILE_PROBING_SECONDS: Final = 1.0
 """How long to wait before asking again what the probe under way has shown."""
@@ -168,7 +168,7 @@ class Circuit:
 
         What was in flight when the circuit opened changes nothing any more.
         """
-        failure = _failure(outcome)
+        failure = None if type(outcome) is Accepted else _failure(outcome)
         if failure is None:
             self._note_life(outcome, began_at)
             return

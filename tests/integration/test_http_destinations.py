@@ -11,6 +11,7 @@ from tests.fixtures.http_providers import NOW, Make, makes_providers
 from tests.fixtures.messages import Signal, outgoing
 from tests.fixtures.sink import Sink, running_sink
 from worker.channels.http import HttpProvider
+from worker.channels.http_transfers import Transfers
 from worker.channels.port import Accepted, Failed, FailureKind, Outcome
 
 
@@ -133,7 +134,9 @@ def test_connections_that_were_allowed_are_used_again_and_none_is_left_open(make
         assert send(provider, *[sink.url] * 5) == [Accepted(NOW)] * 5
     assert sink.summary()["connections"] == 1
     # libcurl has a duplicate of each socket that was opened for it.
-    assert [exchange._opened for exchange in provider._idle] == [[]]
+    transport = provider._transport
+    assert isinstance(transport, Transfers)
+    assert [transfer._opened for transfer in transport._idle] == [[]]
 
 
 def test_a_refused_connection_to_an_allowed_address_may_be_tried_again(make: Make) -> None:

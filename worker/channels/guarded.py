@@ -27,6 +27,7 @@ from typing import Final
 
 from worker.breaker import Circuit
 from worker.channels.port import (
+    Accepted,
     DeliveryControl,
     Failed,
     FailureKind,
@@ -34,7 +35,7 @@ from worker.channels.port import (
     Outcome,
     OutgoingMessage,
     Provider,
-    named,
+    all_named,
 )
 
 PROBES_PER_TURN: Final = 10
@@ -79,8 +80,7 @@ class CircuitProvider:
             return [NotAttempted(held)] * len(messages)
         probed = self._probe(messages, control) if self._circuit.begin_probe() else []
         outcomes = probed + self._send(messages[len(probed) :], control)
-        name = self.name
-        return [named(outcome, name) for outcome in outcomes]
+        return all_named(outcomes, self.name)
 
     def close(self) -> None:
         """Close the provider."""
@@ -92,7 +92,10 @@ class CircuitProvider:
         guarded = _Guarded(control, self._circuit, self._held_until)
         outcomes = self._provider.deliver(messages, guarded)
         paused_until = self.pauses_until() if self.is_open else None
-        return [self._explained(outcome, paused_until) for outcome in outcomes]
+        return [
+            outcome if type(outcome) is Accepted else self._explained(outcome, paused_until)
+            for outcome in outcomes
+        ]
 
     def _explained(self, outcome: Outcome, paused_until: datetime | None) -> Outcome:
         """The outcome with what the circuit knows of it."""

@@ -1,4 +1,4 @@
-"""A provider reached over HTTP/1.1, many requests in flight, over libcurl's multi.
+"""A provider reached over HTTP/1.1, many requests in flight.
 
 Promises
 * A message alone in its request carries the same `Idempotency-Key: <message id>` at every attempt, and a call of
@@ -10,36 +10,28 @@ Promises
   `LONGEST_RESULT` for each message in a request).
 * Details of failures hold no request, no address and no header value.
 
-Speed comes from setting up once whatever is constant: handles, connections, options. A message changes the
-body and the header list of a handle, and what libcurl reports about it is collected by plain lists.
-
-Limits: one thread at a time; at most `MOST_CONCURRENCY` requests in flight, because libcurl is waited for
-with select(2), which knows no file descriptor beyond 1,023. With `perform`, select was measured to be faster
-here than epoll with `socket_action`, which calls back several times for each request. A connection that was
-idle for less than a second is not looked at before it is used again: closed by the provider in that second,
-it makes an unknown outcome. Signatures for AWS carry the time of the machine, not of the clock given.
+Limits: one thread at a time. How requests are carried, and what limits that brings, is said in `http_transport.py`.
 """
 
 from __future__ import annotations
 
-import errno
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from threading import Event
 from typing import Final
-
-import pycurl
 
 from scheduler.clock import Clock
 from worker.channels.answer_rules import Answer
-from worker.channels.destination import DestinationPolicy
 from worker.channels.http_batch import JoinedRequests
-from worker.channels.http_exchange import Exchange
-from worker.channels.http_outcomes import Ended, OutcomeReader, most_telling
+from worker.channels.http_framing import is_plain_url
+from worker.channels.http_kept import KeptConnections
+from worker.channels.http_outcomes import OutcomeReader, most_telling
 from worker.channels.http_queue import RequestQueue
 from worker.channels.http_request import SingleRequests, Writer
 from worker.channels.http_settings import HttpSettings
+from worker.channels.http_transfers import Transfers
+from worker.channels.http_transport import Exchange, Transport
 from worker.channels.port import (
     Accepted,
     DeliveryControl,
@@ -53,8 +45,33 @@ from worker.channels.request_fields import Unsendable
 from worker.channels.slots import RequestSlots
 from worker.channels.tokens import TokenUnavailable
 
-LONGEST_WAIT_SECONDS: Final = 0.05  # for an answer, before the stop signal is looked at again
-IDLE_PAUSE_SECONDS: Final = 0.001  # when libcurl has no socket to wait for yet
+ASKED_EVERY_SECONDS: Final = 0.005
+"""How long the control's word holds while requests are started; it is asked anew whenever answers have come."""
+
+
+class _MayStart:
+    """Whether more may be started; asks the control now and then.
+
+    It knows nothing of its batch: in a cycle with that, all messages would live until Python looks for cycles.
+    """
+
+    def __init__(self, control: DeliveryControl, clock: Clock, start_until: float) -> None:
+        self._control = control
+        self._clock = clock
+        self._start_until = start_until
+        self._asked_until = -math.inf
+
+    def ask_again(self) -> None:
+        """Take no earlier answer."""
+        self._asked_until = -math.inf
+
+    def __call__(self) -> bool:
+        now = self._clock.monotonic()
+        if now >= self._asked_until:
+            if now >= self._start_until or self._control.start_no_more():
+                return False
+            self._asked_until = now + ASKED_EVERY_SECONDS
+        return True
 
 
 @dataclass(slots=True)
@@ -65,6 +82,8 @@ class _Batch:
     control: DeliveryControl
     outcomes: list[Outcome]
     queue: RequestQueue
+    may_start: _MayStart
+    in_flight: int = 0
     awaits_slot: bool = False
 
 
@@ -87,11 +106,7 @@ class HttpProvider:
         # Statuses that are understood without a look at the answer.
         decisive = not settings.rules and not self._has_results
         self._decisive_statuses = settings.accepted_statuses if decisive else frozenset()
-        policy = _policy(settings)
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_MAXCONNECTS, settings.concurrency)
-        self._idle = [Exchange(settings, url, policy) for _ in range(settings.concurrency)]
-        self._busy: dict[pycurl.Curl, Exchange] = {}
+        self._transport = _transport(settings, url)
 
     @property
     def name(self) -> str:
@@ -116,21 +131,17 @@ class HttpProvider:
         except TokenUnavailable as error:
             return self._without_token(len(messages), control, error)
         batch = self._batch(messages, control, headers)
+        self._transport.refresh()
         try:
             while self._start(batch) and not control.abandon():
-                self._multi.perform()
-                if not self._collect(batch):
-                    self._wait()
+                self._collect(batch)
         finally:
             self._abandon(batch)
         return batch.outcomes
 
     def close(self) -> None:
         """Close all connections."""
-        for exchange in self._idle:
-            exchange.close()
-        self._idle.clear()
-        self._multi.close()
+        self._transport.close()
 
     def _authorization(self) -> list[str]:
         """The header that holds the token, if there is a source of tokens. Raises TokenUnavailable."""
@@ -143,10 +154,8 @@ class HttpProvider:
         self, messages: Sequence[OutgoingMessage], control: DeliveryControl, headers: Sequence[str]
     ) -> _Batch:
         start_until = self._clock.monotonic() + self._settings.batch_timeout_seconds
+        may_start = _MayStart(control, self._clock, start_until)
         outcomes: list[Outcome] = [NotAttempted()] * len(messages)
-
-        def may_start() -> bool:
-            return not control.start_no_more() and self._clock.monotonic() < start_until
 
         def refuse(position: int, refused: Unsendable) -> None:
             at = self._clock.now()
@@ -154,7 +163,7 @@ class HttpProvider:
 
         requests = self._writer.requests(messages, headers, may_start, refuse)
         queue = RequestQueue(requests, self._settings.host_connections, may_start)
-        return _Batch(messages, control, outcomes, queue)
+        return _Batch(messages, control, outcomes, queue, may_start)
 
     def _without_token(self, count: int, control: DeliveryControl, error: TokenUnavailable) -> list[Outcome]:
         """All messages fail, as far as any might have been started; the circuit hears of each."""
@@ -172,49 +181,33 @@ class HttpProvider:
     def _start(self, batch: _Batch) -> bool:
         """Start requests while that is possible. Returns whether any are in flight, or one waits for a slot."""
         batch.awaits_slot = False
-        while self._idle and (request := batch.queue.next()) is not None:
+        batch.may_start.ask_again()
+        transport = self._transport
+        while transport.has_room and (request := batch.queue.next()) is not None:
             if self._slots is not None and not self._slots.take():
                 batch.queue.put_back(request)
                 batch.awaits_slot = True
                 break
-            exchange = self._idle.pop()
-            self._busy[exchange.handle] = exchange
-            exchange.take(request, self._clock.monotonic())
-            self._multi.add_handle(exchange.handle)
-        return bool(self._busy) or batch.awaits_slot
+            batch.in_flight += 1
+            transport.start(request, self._clock.monotonic())
+        return batch.in_flight > 0 or batch.awaits_slot
 
-    def _collect(self, batch: _Batch) -> bool:
-        """Turn whatever has ended into outcomes. Returns whether anything had."""
-        _, answered, broken = self._multi.info_read(self._settings.concurrency)
-        if not answered and not broken:
-            return False
+    def _collect(self, batch: _Batch) -> None:
+        """Turn whatever has ended into outcomes."""
+        ended = self._transport.ended()
+        if not ended:
+            return
         now = self._clock.now()
         accepted = Accepted(now)
         decisive = self._decisive_statuses
-        for handle in answered:
-            exchange = self._busy[handle]
-            status = handle.getinfo(pycurl.RESPONSE_CODE)
-            if status in decisive:
+        for exchange, status, trouble in ended:
+            if trouble is None and status in decisive:
                 self._end(batch, exchange, accepted)
+            elif trouble is None or status:
+                answer = exchange.answer(status, is_whole=trouble is None)
+                self._read_answer(batch, exchange, answer, now)
             else:
-                self._read_answer(batch, exchange, exchange.answer(status, is_whole=True), now)
-        for handle, error, text in broken:
-            exchange = self._busy[handle]
-            if status := exchange.final_status():
-                self._read_answer(batch, exchange, exchange.answer(status, is_whole=False), now)
-            else:
-                self._end(batch, exchange, self._reader.of_error(exchange, error, text, now))
-        return True
-
-    def _wait(self) -> None:
-        """Wait until libcurl has something to do, for a moment at most."""
-        try:
-            if not self._multi.select(LONGEST_WAIT_SECONDS):
-                # It returns at once while there is no socket: never turn on the spot.
-                Event().wait(IDLE_PAUSE_SECONDS)
-        except pycurl.error as error:
-            if error.args[0] != errno.EINTR:
-                raise
+                self._end(batch, exchange, self._reader.of_trouble(exchange, trouble, now))
 
     def _read_answer(self, batch: _Batch, exchange: Exchange, answer: Answer, now: datetime) -> None:
         request = exchange.request
@@ -234,27 +227,25 @@ class HttpProvider:
         else:
             self._end(batch, exchange, self._reader.of_judgement(judgement, answer, messages, now))
 
-    def _end(self, batch: _Batch, exchange: Exchange, outcome: Ended) -> None:
+    def _end(self, batch: _Batch, exchange: Exchange, outcome: Accepted | Failed) -> None:
         """The same outcome for all messages of a request; it says as much of the provider as that of one."""
         for position in exchange.request.positions:
             batch.outcomes[position] = outcome
-        if self._notes_outcomes and not (exchange.refused_destination and exchange.was_forbidden()):
+        if self._notes_outcomes and not exchange.is_forbidden:
             batch.control.note(outcome, exchange.began_at)
         self._release(batch, exchange)
 
     def _release(self, batch: _Batch, exchange: Exchange) -> None:
-        self._multi.remove_handle(exchange.handle)
-        del self._busy[exchange.handle]
+        batch.in_flight -= 1
         if self._slots is not None:
             self._slots.give_back()
         if exchange.request.host is not None:
             batch.queue.ended(exchange.request)
-        exchange.clear()
-        self._idle.append(exchange)
+        self._transport.release(exchange)
 
     def _abandon(self, batch: _Batch) -> None:
         """Take back what is still in flight; its connections are closed."""
-        for exchange in list(self._busy.values()):
+        for exchange in self._transport.in_flight:
             if exchange.may_have_arrived():
                 abandoned = Failed(
                     FailureKind.UNKNOWN, "abandoned", "no answer was waited for", None, self._clock.now()
@@ -270,5 +261,8 @@ def _writer(settings: HttpSettings, clock: Clock) -> Writer:
     return JoinedRequests(settings, settings.batch, clock)
 
 
-def _policy(settings: HttpSettings) -> DestinationPolicy | None:
-    return DestinationPolicy(settings.allowed_networks, settings.allowed_ports) if settings.guard else None
+def _transport(settings: HttpSettings, url: str | None) -> Transport:
+    is_own_work = settings.guard or settings.aws_sigv4 is not None
+    if url is None or is_own_work or not is_plain_url(url):
+        return Transfers(settings, url)
+    return KeptConnections(settings, url)

@@ -34,7 +34,7 @@ from worker.channels.http_request import (
 from worker.channels.http_settings import BatchForm, HttpSettings
 from worker.channels.json_body import FIELDS_PLACE, MESSAGES_PLACE, compile_json_body
 from worker.channels.port import OutgoingMessage
-from worker.channels.request_fields import FieldReader, Unsendable
+from worker.channels.request_fields import ATTRIBUTES, FieldReader, Unsendable
 from worker.templates import MissingFieldError
 
 # Where the elements go. No encoded value holds it, for in a string a quote is escaped.
@@ -70,7 +70,6 @@ class JoinedRequest(Request):
 
     envelope: _Envelope = field(kw_only=True)
     elements: _Elements = field(kw_only=True)
-    constant: list[Line] = field(kw_only=True)
 
 
 class JoinedRequests:
@@ -88,6 +87,7 @@ class JoinedRequests:
         self._envelope: _Envelope | None = None
         if not shared and FIELDS_PLACE not in self._body.places:
             self._envelope = self._enclose({}, {})
+        self._direct = self._element.direct_encoder(ATTRIBUTES)
 
     @property
     def constant_url(self) -> str | None:
@@ -99,17 +99,20 @@ class JoinedRequests:
     ) -> Iterator[Request]:
         """See `Writer`."""
         constant = self._head.constant_lines(more)
+        most, most_bytes = self._batch.most, self._batch.most_bytes
         growing: dict[_Envelope, _Elements] = {}
+        latest: _Envelope | None = None
+        elements = _Elements()
         for position, message in enumerate(messages):
             try:
                 envelope, encoded = self._write(message)
             except Unsendable as refused:
                 refuse(position, refused)
                 continue
-            elements = growing.get(envelope)
-            if elements is None:
-                elements = growing[envelope] = _Elements()
-            elif not self._has_room(elements, encoded):
+            if envelope is not latest:
+                elements = growing.setdefault(envelope, _Elements())
+                latest = envelope
+            if elements.ids and (len(elements.ids) >= most or elements.size + len(encoded) > most_bytes):
                 if not may_start():
                     return
                 yield self._put_together(envelope, elements, constant)
@@ -123,9 +126,6 @@ class JoinedRequests:
                 return
             yield self._put_together(envelope, elements, constant)
 
-    def _has_room(self, elements: _Elements, encoded: bytes) -> bool:
-        return len(elements.ids) < self._batch.most and elements.size + len(encoded) <= self._batch.most_bytes
-
     def halves(self, request: Request, /) -> list[Request]:
         """See `Writer`."""
         if not isinstance(request, JoinedRequest) or len(request.positions) < 2 or not self._batch.narrows:
@@ -138,8 +138,10 @@ class JoinedRequests:
 
     def _write(self, message: OutgoingMessage) -> tuple[_Envelope, bytes]:
         check_key(message.id)
-        values = self._reader.read(message)
         try:
+            if self._direct is not None and self._envelope is not None:
+                return self._envelope, self._direct(message)
+            values = self._reader.read(message)
             envelope = self._envelope or self._enclose(values, message.fields)
             element = self._element
             return envelope, encode(element, values, message) if element.places else element.encode(values)
@@ -156,16 +158,19 @@ class JoinedRequests:
         lines = tuple(self._head.changing_lines(values))
         return _Envelope(url, host, lines, self._body.encode(values, inserted))
 
-    def _put_together(self, envelope: _Envelope, elements: _Elements, constant: list[Line]) -> JoinedRequest:
+    def _put_together(
+        self, envelope: _Envelope, elements: _Elements, constant: Sequence[Line]
+    ) -> JoinedRequest:
         body = envelope.body.replace(_ELEMENTS, b"[" + b",".join(elements.encoded) + b"]")
         key = sha256("\n".join(sorted(elements.ids)).encode()).hexdigest()
         return JoinedRequest(
             elements.positions,
             body,
-            [*constant, *envelope.lines, *self._head.identity_lines(key, body)],
+            constant,
+            key if self._head.sends_key else None,
+            [*envelope.lines, *self._head.signature_lines(key, body)],
             envelope.url,
             envelope.host,
             envelope=envelope,
             elements=elements,
-            constant=constant,
         )

@@ -17,8 +17,8 @@ from worker.channels.answer_rules import (
     judge_results,
 )
 from worker.channels.http_answer import excerpt, in_words, kind_of_error, shorten
-from worker.channels.http_exchange import Exchange
 from worker.channels.http_settings import HttpSettings
+from worker.channels.http_transport import Exchange, Trouble
 from worker.channels.port import Accepted, Failed, FailureKind, OutgoingMessage
 from worker.channels.tokens import TokenUnavailable
 
@@ -71,15 +71,15 @@ class OutcomeReader:
             for judgement, message in zip(judgements, messages, strict=True)
         ]
 
-    def of_error(self, exchange: Exchange, error: int, text: str, now: datetime) -> Failed:
-        """The outcome of all messages of a request that ended without a status, by an error of libcurl."""
-        if exchange.was_forbidden():
+    def of_trouble(self, exchange: Exchange, trouble: Trouble, now: datetime) -> Failed:
+        """The outcome of all messages of a request that ended without a status."""
+        if exchange.is_forbidden:
             return Failed(FailureKind.PERMANENT, FORBIDDEN_DESTINATION, _FORBIDDEN, None, now)
-        kind, category = kind_of_error(error, was_sent=exchange.may_have_arrived())
-        if error == pycurl.E_ABORTED_BY_CALLBACK:
+        kind, category = kind_of_error(trouble.error, was_sent=exchange.may_have_arrived())
+        if trouble.error == pycurl.E_ABORTED_BY_CALLBACK:
             detail = _NOT_SENT_TWICE
         else:
-            detail = in_words(category) if self._hides_hosts else shorten(text)
+            detail = in_words(category) if self._hides_hosts else shorten(trouble.text)
         return Failed(kind, category, detail, None, now)
 
     def without_token(self, error: TokenUnavailable, now: datetime) -> Failed:

@@ -19,7 +19,7 @@ from worker.channels.form_body import CONTENT_TYPE, FormBody, compile_form_body
 from worker.channels.http_settings import HttpSettings
 from worker.channels.json_body import FIELDS_PLACE, MESSAGES_PLACE, JsonBody, compile_json_body
 from worker.channels.port import OutgoingMessage
-from worker.channels.request_fields import FieldReader, Unsendable
+from worker.channels.request_fields import ATTRIBUTES, FieldReader, Unsendable
 from worker.channels.request_head import KEY_HEADER, HeaderTemplates, UrlTemplate, host_of
 from worker.templates import MissingFieldError
 
@@ -37,14 +37,23 @@ Line = str | bytes
 class Request:
     """One request: the messages it carries, by their places in the batch, and what is sent.
 
-    `url` is None where all requests go to the same one; `host` is None where it does not matter.
+    `constant` are the header lines that all requests of a delivery have, the same object in each; `lines` are its own,
+    besides `key`, the `Idempotency-Key` (None: it has none). `url` is None where all requests go to the same one;
+    `host` is None where it does not matter.
     """
 
     positions: Sequence[int]
     body: bytes
-    lines: Sequence[Line]
+    constant: Sequence[Line]
+    key: str | None
+    lines: Sequence[Line] = ()
     url: str | None = None
     host: str | None = None
+
+    def header_lines(self) -> list[Line]:
+        """All of them."""
+        key = () if self.key is None else (f"{KEY_HEADER}: {self.key}",)
+        return [*self.constant, *self.lines, *key]
 
 
 class Writer(Protocol):
@@ -78,12 +87,12 @@ class Head:
         self._more = more
         self._secrets = settings.signing_secrets
         _check_secrets(self._secrets)
-        self._sends_key = settings.sends_key
+        self.sends_key = settings.sends_key
         self._tells_hosts = settings.host_connections is not None
         self.names = self._url.names | self._headers.names
         self.constant_url = self._url.constant
         # Requests that differ in their key alone are the most, and are written with the least ado.
-        self.is_plain = not self.names and not self._secrets and self._sends_key
+        self.is_plain = not self.names and not self._secrets
 
     def constant_lines(self, more: Iterable[str]) -> list[Line]:
         """The header lines that are the same in all requests of one delivery."""
@@ -98,14 +107,13 @@ class Head:
         """The header lines that depend on the message. Raises as `HeaderTemplates.render` does."""
         return self._headers.render(values)
 
-    def identity_lines(self, key: str, body: bytes) -> list[Line]:
-        """The header lines that say which request this is, and from whom."""
-        lines: list[Line] = [f"{KEY_HEADER}: {key}"] if self._sends_key else []
-        if self._secrets:
-            sent_at = int(self._clock.now().timestamp())
-            signed = signed_headers(self._secrets, key, sent_at, body)
-            lines += [f"{name}: {value}" for name, value in signed.items()]
-        return lines
+    def signature_lines(self, key: str, body: bytes) -> list[str]:
+        """The header lines that say from whom the request is."""
+        if not self._secrets:
+            return []
+        sent_at = int(self._clock.now().timestamp())
+        signed = signed_headers(self._secrets, key, sent_at, body)
+        return [f"{name}: {value}" for name, value in signed.items()]
 
 
 class SingleRequests:
@@ -117,6 +125,9 @@ class SingleRequests:
         self._body = compile_form_body(settings.body) if is_form else compile_json_body(settings.body)
         check_places(self._body, ())
         self._reader = FieldReader(self._head.names | self._body.names)
+        self._direct = None
+        if isinstance(self._body, JsonBody) and self._head.is_plain:
+            self._direct = self._body.direct_encoder(ATTRIBUTES)
 
     @property
     def constant_url(self) -> str | None:
@@ -145,21 +156,21 @@ class SingleRequests:
     def _write(self, position: int, message: OutgoingMessage, constant: list[Line]) -> Request:
         check_key(message.id)
         head = self._head
-        values = self._reader.read(message)
-        url = host = None
+        key = message.id if head.sends_key else None
         try:
-            body = encode(self._body, values, message) if self._body.places else self._body.encode(values)
+            if self._direct is not None:
+                return Request((position,), self._direct(message), constant, key)
+            values = self._reader.read(message)
+            body = encode(self._body, values, message)
             if head.is_plain:
-                lines = [*constant, f"{KEY_HEADER}: {message.id}"]
-            else:
-                url, host = head.address(values)
-                changing = head.changing_lines(values)
-                lines = [*constant, *changing, *head.identity_lines(message.id, body)]
+                return Request((position,), body, constant, key)
+            url, host = head.address(values)
+            lines: list[Line] = [*head.changing_lines(values), *head.signature_lines(message.id, body)]
         except MissingFieldError as error:
             raise Unsendable("missing_field", str(error)) from None
         except (TypeError, UnicodeEncodeError):
             raise not_unicode() from None
-        return Request((position,), body, lines, url, host)
+        return Request((position,), body, constant, key, lines, url, host)
 
 
 def encode(body: JsonBody | FormBody, values: Mapping[str, str], message: OutgoingMessage) -> bytes:

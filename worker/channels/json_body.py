@@ -17,7 +17,8 @@ the message's own fields, for providers with templates of their own; `"{messages
 a request that carries several (see `BatchForm`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import orjson
@@ -85,6 +86,20 @@ class JsonBody:
         except KeyError as error:
             raise MissingFieldError(str(error.args[0])) from None
         return pattern % tuple(map(orjson.dumps, texts))
+
+    def direct_encoder(self, attributes: Container[str]) -> Callable[[object], bytes] | None:
+        """What writes the document from an object with `attributes`, named as the fields are; raises TypeError.
+
+        None where the document needs more than those.
+        """
+        if self._whole is None:
+            return None
+        pattern, _, fields = self._whole
+        # One alone is read as it is, not in a tuple.
+        if fields is None or len(fields) < 2 or not all(name in attributes for name in fields):
+            return None
+        read = attrgetter(*fields)
+        return lambda source: pattern % tuple(map(orjson.dumps, read(source)))
 
     def _form(self, values: Mapping[str, str]) -> _Form:
         shape = tuple([bool(values.get(name)) for name in self._optional])

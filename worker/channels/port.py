@@ -6,7 +6,7 @@ whether and when a message is tried again is decided from the log, by those who 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -104,11 +104,18 @@ def named(outcome: Outcome, provider: str) -> Outcome:
     return outcome
 
 
+def all_named(outcomes: Iterable[Outcome], provider: str) -> list[Outcome]:
+    """The outcomes, as `named` has each of them."""
+    return [outcome if type(outcome) is Accepted else named(outcome, provider) for outcome in outcomes]
+
+
 class DeliveryControl(Protocol):
     """How a delivery under way hears that it must stop, and tells how it goes; at once and from any thread."""
 
     def start_no_more(self) -> bool:
-        """Whether no further message may be sent; asked before each. What is in flight is still waited for."""
+        """Whether no further message may be sent; asked before each, or each few that are sent within milliseconds.
+        What is in flight is still waited for.
+        """
 
     def abandon(self) -> bool:
         """Whether what is in flight must be given up as well; asked while waiting."""

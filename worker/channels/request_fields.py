@@ -13,6 +13,9 @@ from typing import Final
 from scheduler.domain.message import ENVELOPE_FIELDS
 from worker.channels.port import OutgoingMessage
 
+ATTRIBUTES: Final = frozenset({"id", "channel", "address", "subject", "text", "locale"})
+"""The fields that are attributes of every message, by the same name, and texts."""
+
 _COMMON: Final = frozenset({"id", "address", "subject", "text"})
 
 

@@ -13,12 +13,9 @@ from worker.channels.answer_rules import Answer
 from worker.channels.destination import DestinationPolicy
 from worker.channels.http_request import Request
 from worker.channels.http_settings import HttpSettings
+from worker.channels.http_transport import DNS_CACHE_SECONDS, longest_answer
 
-LONGEST_ANSWER: Final = 65_536  # bytes
-LONGEST_RESULT: Final = 1_024  # bytes, on the average, for each message in a request
-DNS_CACHE_SECONDS: Final = 60
-
-_NOTHING: Final = Request((), b"", ())
+_NOTHING: Final = Request((), b"", (), None)
 
 
 class _Address(NamedTuple):
@@ -30,8 +27,8 @@ class _Address(NamedTuple):
     addr: tuple[str, int]
 
 
-class Exchange:
-    """A request under way, or one that can be. `url` is None where each request brings its own.
+class Transfer:
+    """A transfer of libcurl's under way, or one that can be. `url` is None where each request brings its own.
 
     With a `policy` it opens no connection to other addresses than that allows.
     """
@@ -39,11 +36,11 @@ class Exchange:
     __slots__ = (
         "_opened",
         "_policy",
+        "_refused_destination",
         "began_at",
         "body",
         "handle",
         "header_lines",
-        "refused_destination",
         "request",
         "was_sent",
     )
@@ -52,7 +49,7 @@ class Exchange:
         self.request = _NOTHING
         self.began_at = 0.0  # seconds of the monotonic clock
         self.was_sent = False
-        self.refused_destination = False
+        self._refused_destination = False
         self.header_lines: list[bytes] = []
         self.body: list[bytes] = []
         self._policy = policy
@@ -72,15 +69,16 @@ class Exchange:
         if request.url is not None:
             handle.setopt(pycurl.URL, request.url)
         handle.setopt(pycurl.POSTFIELDS, request.body)
-        handle.setopt(pycurl.HTTPHEADER, request.lines)
+        handle.setopt(pycurl.HTTPHEADER, request.header_lines())
 
     def may_have_arrived(self) -> bool:
         """Whether any byte of the request has left."""
         return self.was_sent and self.handle.getinfo(pycurl.REQUEST_SIZE) > 0
 
-    def was_forbidden(self) -> bool:
+    @property
+    def is_forbidden(self) -> bool:
         """Whether there was no address to connect to but refused ones."""
-        return self.refused_destination and not self._opened
+        return self._refused_destination and not self._opened
 
     def final_status(self) -> int:
         """The status of the answer, however much of it came; 0: there was none, or only an interim one."""
@@ -97,7 +95,7 @@ class Exchange:
         self.header_lines.clear()
         self.body.clear()
         if self._policy is not None:
-            self.refused_destination = False
+            self._refused_destination = False
             self._close_sockets()
 
     def close(self) -> None:
@@ -117,7 +115,7 @@ class Exchange:
         assert self._policy is not None
         host, port = address.addr[:2]
         if address.family not in (socket.AF_INET, socket.AF_INET6) or not self._policy.allows(host, port):
-            self.refused_destination = True
+            self._refused_destination = True
             return pycurl.SOCKET_BAD
         opened = socket.socket(address.family, address.socktype, address.protocol)
         # libcurl works on a duplicate, and does not tell when it has made it.
@@ -132,7 +130,6 @@ class Exchange:
 
 def _handle(settings: HttpSettings, url: str | None) -> pycurl.Curl:
     handle = pycurl.Curl()
-    longest = LONGEST_ANSWER + LONGEST_RESULT * (settings.batch.most if settings.batch else 0)
     for option, value in (
         (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
         (pycurl.PROXY, ""),
@@ -142,7 +139,7 @@ def _handle(settings: HttpSettings, url: str | None) -> pycurl.Curl:
         (pycurl.FOLLOWLOCATION, 0),
         # Not with a signature, which libcurl makes for the path as it writes it.
         (pycurl.PATH_AS_IS, settings.aws_sigv4 is None),
-        (pycurl.MAXFILESIZE, longest),
+        (pycurl.MAXFILESIZE, longest_answer(settings)),
         (pycurl.CONNECTTIMEOUT_MS, round(settings.connect_timeout_seconds * 1000)),
         (pycurl.TIMEOUT_MS, round(settings.total_timeout_seconds * 1000)),
         (pycurl.DNS_CACHE_TIMEOUT, DNS_CACHE_SECONDS),
