@@ -31,5 +31,7 @@ def _text(value: object) -> str:
             return format_duration(value)
         case dict():
             return json.dumps({name: _text(content) for name, content in value.items()})
+        case tuple():
+            return ",".join(_text(each) for each in value)
         case _:
             return str(value)

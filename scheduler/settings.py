@@ -383,6 +383,8 @@ def _shown(value: object) -> str:
             return MASK
         case dict():
             return ", ".join(f"{name}: {_shown(content)}" for name, content in value.items())
+        case tuple():
+            return ",".join(_shown(each) for each in value)
         case timedelta():
             return format_duration(value)
         case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
@@ -99,9 +99,16 @@ def parameters(
         "action": action,
         "kind": kind,
         "subject": subject,
-        "old": None if before is None else json.dumps(before, default=str),
-        "new": None if after is None else json.dumps(after, default=str),
+        "old": None if before is None else json.dumps(before, default=_in_words),
+        "new": None if after is None else json.dumps(after, default=_in_words),
     }
+
+
+def _in_words(value: object) -> str:
+    """An instant in the form that the API gives it everywhere, RFC 3339 in UTC; anything else in its own."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -116,7 +116,7 @@ def test_rotation_leaves_both_valid_for_the_overlap(
     assert works(engine, clock, new["key"])
     replaced = body_of(admin.get(path))["api_key"]
     assert replaced["replaced_by"] == new["api_key"]["id"]
-    problem(admin.post(f"{path}/rotate", json={}), 409)
+    problem(admin.post(f"{path}/rotate"), 409)
     clock.advance(timedelta(hours=1))
     assert not works(engine, clock, old["key"])
     assert works(engine, clock, new["key"])
@@ -141,6 +141,8 @@ def test_revoking_is_at_once_and_may_be_repeated(
     clock.advance(timedelta(minutes=1))
     assert body_of(admin.delete(path))["api_key"] | {"last_used_at": None} == first
     assert first["state"] == "revoked"
+    [told] = body_of(admin.get("/api/v1/audit-log?action=revoke"))["entries"]
+    assert told["after"] == {"revoked_at": first["revoked_at"]}
     assert not works(engine, clock, issued["key"])
     problem(admin.post(f"{path}/rotate", json={}), 409)
     problem(admin.delete(f"{KEYS}/999"), 404)
