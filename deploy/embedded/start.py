@@ -24,10 +24,11 @@ from deploy.embedded.access import HOST, Access
 from deploy.embedded.account import Account, RunAs, choose_account
 from deploy.embedded.binaries import Binaries, find_binaries
 from deploy.embedded.cluster import DataFolder
+from deploy.embedded.memory import shared_megabytes
 from deploy.embedded.server import POLL_SECONDS, EmbeddedServer
 from scheduler.errors import ConfigurationError, DatabaseUnavailable
 
-_START_SECONDS = 120  # a server that was killed first replays up to max_wal_size of its log
+_START_SECONDS = 300  # a server that was killed first replays up to max_wal_size of its log
 _PORT_ATTEMPTS = 5
 
 
@@ -44,18 +45,20 @@ _SETTINGS: Mapping[str, str] = {
     "unix_socket_directories": "",
     "cluster_name": "daybreak",
     "max_connections": "100",
-    "effective_cache_size": "1GB",
     "work_mem": "16MB",
     "maintenance_work_mem": "128MB",
-    "min_wal_size": "128MB",
+    # Segments of the log that are written over need not be filled with zeros first, which holds up all commits.
+    "min_wal_size": "1GB",
     # Planning millions writes each page of the log's index in full after each checkpoint: fewer of those.
-    "max_wal_size": "2GB",
+    "max_wal_size": "4GB",
     "wal_buffers": "16MB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",
     # Our statements are short or bound by writing: what these two cost to set up is never earned back.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
+    # Until a new table has been analysed, its statements are planned as if it held next to nothing.
+    "autovacuum_naptime": "15s",
     "timezone": "UTC",
     "log_timezone": "UTC",
     # A failed statement is its client's to report, and its text holds names and addresses: not for this log.
@@ -68,10 +71,9 @@ _SETTINGS: Mapping[str, str] = {
     "scram_iterations": "1",
 }
 
-_LEAST_SHARED_MEGABYTES = 128
-_MOST_SHARED_MEGABYTES = 512
-
 _THROWAWAY: Mapping[str, str] = {
+    # Dropping a table or a database looks through all shared buffers, and tests do little else.
+    "shared_buffers": "256MB",
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -109,12 +111,6 @@ def start_embedded(
             return attached
         pause.wait(POLL_SECONDS)
     raise DatabaseUnavailable(f"a server holds {folder.path} but does not answer; see {folder.log_path}")
-
-
-def _shared_megabytes() -> int:
-    """An eighth of the machine's memory, within bounds: a large log's index is planned into from there."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    return min(_MOST_SHARED_MEGABYTES, max(_LEAST_SHARED_MEGABYTES, memory // 8))
 
 
 @contextmanager
@@ -197,7 +193,7 @@ class _Start:
         careless = _THROWAWAY if self.durability is Durability.throwaway else {}
         settings = {
             **_SETTINGS,
-            "shared_buffers": f"{_shared_megabytes()}MB",
+            "shared_buffers": f"{shared_megabytes()}MB",
             **careless,
             **self.settings,
             "port": str(port),

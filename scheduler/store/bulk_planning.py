@@ -29,7 +29,7 @@ from scheduler.domain.batch import MAX_BATCH_SIZE
 from scheduler.domain.calendar import Moment
 from scheduler.domain.occasion import Channel, Occasion, YearlyRule
 from scheduler.store.planning import (
-    BATCHES,
+    BATCHED,
     CHOSEN_TIME,
     HAS_BEGUN,
     LOG_COLUMNS,
@@ -66,7 +66,8 @@ _UNDATED: Final = text(
 )
 
 # Moments of one instant share a turn, whatever their zones: their messages go into the same batches. An id that did not
-# fit below the turn would only lie out of order. `NOT IN` is answered from a hash table; nothing in it is NULL.
+# fit below the turn would only lie out of order. `NOT IN` is answered from a hash table; nothing in it is NULL. Every
+# message that is missing is written, or else nothing is: so the batches need not wait to be told of each.
 _UNDATED_UNASKED: Final = text(f"""
 WITH places AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -85,7 +86,7 @@ there AS MATERIALIZED (
       AND b.due_at BETWEEN :first_send_at AND :last_send_at
 ),
 candidates AS MATERIALIZED (
-    SELECT CAST(place AS integer) AS place, channel, u.id AS user_id, u.version AS user_version,
+    SELECT CAST(place AS integer) AS place, turn, channel, u.id AS user_id, u.version AS user_version,
            (u.id, m.local_date, m.slot, channel) NOT IN (
                SELECT user_id, local_date, slot, channel FROM there) AS is_missing
     FROM users u CROSS JOIN places m
@@ -99,11 +100,19 @@ fresh AS (
            (CAST(:time_rule AS time_rule[]))[place], (CAST(:slot AS smallint[]))[place], 0, NULL,
            (CAST(:timezone AS text[]))[place]
     FROM candidates WHERE is_missing
-    RETURNING tenant_id, occasion_id, local_date, slot, channel, send_at, user_id
 ),
-{BATCHES}
-SELECT (SELECT count(*) FROM fresh) AS added, (SELECT count(*) FROM candidates) AS candidates,
-       (SELECT count(*) FROM batched) AS batches""")
+turns AS (
+    SELECT array_agg(user_id) AS user_ids, min(place) AS place FROM candidates WHERE is_missing GROUP BY turn
+),
+grouped AS (
+    SELECT :tenant_id AS tenant_id, :occasion AS occasion_id, m.local_date, m.slot, m.channel,
+           (CAST(:send_at AS timestamptz[]))[m.place] AS send_at, t.user_ids
+    FROM turns t JOIN places m USING (place)
+),
+{BATCHED}
+SELECT count(*) FILTER (WHERE is_missing) AS added, count(*) AS candidates,
+       (SELECT count(*) FROM batched) AS batches
+FROM candidates""")
 
 
 def plan_window(

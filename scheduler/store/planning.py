@@ -71,11 +71,12 @@ LOG_COLUMNS: Final = """(
 MESSAGE_KEY: Final = "(user_id, local_date, occasion_id, slot, channel)"
 
 # The rows arrive in batch order, so that a batch's messages lie together on disk; the slices keep it.
-BATCHES: Final = """
+GROUPED: Final = """
 grouped AS (
     SELECT tenant_id, occasion_id, local_date, slot, channel, send_at, array_agg(user_id) AS user_ids
     FROM fresh GROUP BY tenant_id, occasion_id, local_date, slot, channel, send_at
-),
+)"""
+BATCHED: Final = """
 batched AS (
     INSERT INTO batches
         (tenant_id, occasion_id, local_date, slot, channel, priority, send_at, due_at, attempt, user_ids, state,
@@ -88,6 +89,7 @@ batched AS (
     CROSS JOIN LATERAL generate_series(1, cardinality(g.user_ids), :batch_size) AS first
     RETURNING 1
 )"""
+BATCHES: Final = f"{GROUPED},{BATCHED}"
 
 
 def plan_statement(candidates: str) -> str:
