@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
@@ -10,6 +10,7 @@ from typing import Self
 from scheduler.domain.calendar import Moment, moments, month_days
 from scheduler.domain.occasion import Occasion, YearlyRule
 from scheduler.domain.user import UserInput
+from scheduler.domain.user_columns import UserColumns
 from scheduler.store.users import ZoneTime
 
 Day = tuple[str, int]
@@ -22,22 +23,22 @@ class EditedUsers:
 
     `zone_times` are the zones and preferred times they live by and `days` the names and MMDD of their
     dates (None: not known); more than they have is harmless. `are_new`: none of them was there before.
-    `values` are what some thousands were written with, by id (None: not known); once those are known who have one of
-    the days that matter (`narrowed`), `celebrants` are their ids by day and by how they live, and nobody else is asked.
+    `values` are what some thousands were written with, in the order of `user_ids` (None: not known); once those are
+    known who have one of the days that matter (`narrowed`), `celebrants` are their ids by day and by how they live,
+    and nobody else is asked.
     """
 
     user_ids: Sequence[int]
     zone_times: Sequence[ZoneTime]
     days: frozenset[Day] | None = None
     are_new: bool = False
-    values: Mapping[int, UserInput] | None = None
+    values: UserColumns | None = None
     celebrants: Mapping[Day, Mapping[ZoneTime, Sequence[int]]] | None = None
 
     @classmethod
-    def many(cls, users: Mapping[int, UserInput], *, are_new: bool) -> Self:
-        """Some thousands, by id, who were written with these values."""
-        zone_times = list({(user.timezone, user.preferred_time) for user in users.values()})
-        return cls(list(users), zone_times, are_new=are_new, values=users)
+    def many(cls, user_ids: Sequence[int], users: UserColumns, *, are_new: bool) -> Self:
+        """Some thousands who were written with these values."""
+        return cls(user_ids, zone_times=list(set(users.zone_times())), are_new=are_new, values=users)
 
     @classmethod
     def of(cls, user_ids: Sequence[int], users: Sequence[UserInput], *, are_new: bool) -> Self:
@@ -67,20 +68,27 @@ class EditedUsers:
         """The same, and who of them has a day in the windows of these occasions, if that is known without asking."""
         if self.values is None:
             return self
-        days = {
-            (occasion.rule.date_name, day)
-            for occasion, starts, ends in windows
-            if isinstance(occasion.rule, YearlyRule)
-            for day in month_days(occasion, starts, ends)
-        }
+        celebrated: dict[str, set[int]] = {}
+        for occasion, starts, ends in windows:
+            if isinstance(occasion.rule, YearlyRule):
+                days = celebrated.setdefault(occasion.rule.date_name, set())
+                days.update(each for each in month_days(occasion, starts, ends) if each is not None)
         found: dict[Day, dict[ZoneTime, list[int]]] = {}
-        for user_id, user in self.values.items():
-            for name, value in user.dates.items():
-                day = name, value.month * 100 + value.day
-                if day in days:
-                    by_zone_time = found.setdefault(day, {})
-                    by_zone_time.setdefault((user.timezone, user.preferred_time), []).append(user_id)
+        for name in celebrated.keys() & self.values.dates.keys():
+            for place, month_day in self._on(name, celebrated[name]):
+                by_zone_time = found.setdefault((name, month_day), {})
+                zone_time = self.values.texts["timezone"][place], self.values.preferred_times[place]
+                by_zone_time.setdefault(zone_time, []).append(self.user_ids[place])
         return replace(self, days=frozenset(found), celebrants=found)
+
+    def _on(self, name: str, month_days: Collection[int]) -> Iterator[tuple[int, int]]:
+        """The places of those who have a date on one of these days (MMDD), and the day."""
+        assert self.values is not None
+        dates = self.values.dates[name]
+        wanted = {(each // 100, each % 100): each for each in month_days}
+        for place, day in zip(dates.places, dates.days, strict=True):
+            if (day.month, day.day) in wanted:
+                yield place, wanted[day.month, day.day]
 
     def may_be_asked(self, occasion: Occasion, starts: datetime, ends: datetime) -> bool:
         """Whether `occasion` can have any moment of theirs in this window."""

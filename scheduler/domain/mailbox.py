@@ -9,6 +9,8 @@ whether a domain takes mail is not known here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 MOST_OCTETS: Final = 254  # RFC 5321 §4.5.3.1.3, without the angle brackets
@@ -20,9 +22,11 @@ _LABEL: Final = "[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
 PLAIN_PATTERN: Final = rf"^{_ATOM}(?:\.{_ATOM})*@(?:{_LABEL}\.)+[A-Za-z]{{2,63}}$"
 """What plain addresses look like; others are taken as well if they are right."""
 
+_MOST_BEFORE_AT: Final = 64  # RFC 5321 §4.5.3.1.1
 _PLAIN: Final = re.compile(
     rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@(?:(?=[^.]{{1,63}}\.){_LABEL}\.)+([A-Za-z]{{2,63}})"
 )
+_ATOMS: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]*")
 # RFC 6761 and those since: no mail can be sent there.
 _RESERVED: Final = frozenset({"arpa", "invalid", "local", "localhost", "onion", "test"})
 
@@ -39,6 +43,34 @@ def check_mailbox(address: str) -> str:
             f"must not be in .{plain.group(1).lower()}: that domain is reserved and takes no mail"
         )
     return address
+
+
+def are_plain(addresses: Sequence[str]) -> bool:
+    """Whether all of these are plain addresses that `check_mailbox` takes. Other right ones may be among others.
+
+    Looked at together: the parts before the @, joined by dots, must be atoms and single dots.
+    """
+    if not addresses:
+        return True
+    parts = [address.rpartition("@") for address in addresses]
+    names = [name for name, _, _ in parts]
+    joined = ".".join(names)
+    return (
+        joined != ""
+        and max(map(len, addresses)) <= MOST_OCTETS
+        and max(map(len, names)) <= _MOST_BEFORE_AT
+        and _ATOMS.fullmatch(joined) is not None
+        and ".." not in joined
+        and joined[0] != "."
+        and joined[-1] != "."
+        and all(map(_is_plain_domain, {domain for _, _, domain in parts}))
+    )
+
+
+@lru_cache(maxsize=4096)
+def _is_plain_domain(domain: str) -> bool:
+    plain = _PLAIN.fullmatch(f"a@{domain}")
+    return plain is not None and plain.group(1).lower() not in _RESERVED
 
 
 def _check_fully(address: str) -> str:

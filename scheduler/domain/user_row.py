@@ -36,12 +36,15 @@ class UserRows:
     """What the columns of one file mean, looked up once: a file has a million rows."""
 
     def __init__(self, header: Sequence[str]) -> None:
-        self._fields = [(place, name) for place, name in enumerate(header) if name in _ROW_FIELDS]
-        self._dates = [
+        self.fields = [(place, name) for place, name in enumerate(header) if name in _ROW_FIELDS]
+        """The places of the columns that are a field of the same name."""
+        self.dates = [
             (place, date) for place, name in enumerate(header) if (date := _date_in(name)) is not None
         ]
-        self._attributes = [place for place, name in enumerate(header) if name == _ATTRIBUTES]
-        read = {place for place, _ in (*self._fields, *self._dates)}.union(self._attributes)
+        """The places of the columns that are dates, and whose."""
+        self.attributes = [place for place, name in enumerate(header) if name == _ATTRIBUTES]
+        """The places of the columns of JSON."""
+        read = {place for place, _ in (*self.fields, *self.dates)}.union(self.attributes)
         self.ignored = [name for place, name in enumerate(header) if name and place not in read]
         """The columns that say nothing to Daybreak."""
 
@@ -52,11 +55,9 @@ class UserRows:
         so, a column `date:NAME` is the date NAME, `attributes` is a JSON object, other columns are ignored. Of two
         columns for one date, the later counts.
         """
-        user: dict[str, Any] = {
-            name: value for place, name in self._fields if (value := cells[place].strip())
-        }
-        user["dates"] = {name: value for place, name in self._dates if (value := cells[place].strip())}
-        for place in self._attributes:
+        user: dict[str, Any] = {name: value for place, name in self.fields if (value := cells[place].strip())}
+        user["dates"] = {name: value for place, name in self.dates if (value := cells[place].strip())}
+        for place in self.attributes:
             if value := cells[place].strip():
                 user[_ATTRIBUTES] = _json_object(value)
         return user

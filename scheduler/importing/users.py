@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
-from typing import Final, Protocol
+from typing import Protocol
 
-from scheduler.domain.field_error import FieldError
 from scheduler.domain.user import UserInput
-from scheduler.importing.reading import Candidate, ImportForm, RejectedRow, Source, rows_of
-from scheduler.importing.writing import (
-    ERASED,
-    ImportProgress,
-    ImportSummary,
-    Writing,
-    has_address,
-    writers,
-)
+from scheduler.importing.chunks import RejectedRow
+from scheduler.importing.columns import Checks
+from scheduler.importing.lines import Source
+from scheduler.importing.reading import ImportForm, chunks_of
+from scheduler.importing.writing import ImportProgress, ImportSummary, Writing, erased_among, writers
 from scheduler.registry import WrittenUsers
 
 Event = RejectedRow | ImportProgress
 Events = Generator[Event, None, ImportSummary]
 """What happens in an import, as it happens; its value is what the import did."""
 
-_CHECKED_AT_ONCE: Final = 2_000
 
-
-class UserRegister(Protocol):
+class UserRegister(Checks, Protocol):
     """What an import asks of a `Registry`."""
-
-    def problems(self, user: UserInput) -> list[FieldError]:
-        """What is wrong with a user that only today's date tells."""
 
     def erased(self, tenant_id: int, batch: Sequence[UserInput]) -> frozenset[str]:
         """The external ids of those who were erased."""
@@ -44,24 +33,20 @@ class UserRegister(Protocol):
 def import_events(registry: UserRegister, tenant_id: int, lines: Iterable[bytes], form: ImportForm) -> Events:
     """Add or replace all people in `lines`, which end with their line breaks (see `read_lines`).
 
-    Tells each row that is not taken, in the order of the file but for those who were erased, who are found when their
-    chunk is written; and, after each chunk that is written, how far it is. Returns what it did. Whoever closes it
-    early ends the import after the chunks under way. A row that is not UTF-8, too long or wrongly quoted is rejected
-    like one whose values are wrong. Raises InvalidInput, before anything is written, for a file that cannot be read at
-    all: no header, required columns missing, another encoding, another form.
+    Tells each row that is not taken, some thousands at once, in the order of the file but for those who were erased,
+    who are found when their chunk is written; and, after each chunk that is written, how far it is. Returns what it
+    did. Whoever closes it early ends the import after the chunks under way. A row that is not UTF-8, too long or
+    wrongly quoted is rejected like one whose values are wrong. Raises InvalidInput, before anything is written, for a
+    file that cannot be read at all: no header, required columns missing, another encoding, another form.
     """
     source = Source(lines)
     told: list[Event] = []
-    with writers() as executors:
-        writing = Writing(lambda users: registry.upsert(tenant_id, users), executors, told.append)
-        for outcome in _checked(registry, source, form):
-            if isinstance(outcome, RejectedRow):
-                writing.reject(outcome)
-            else:
-                writing.add(outcome, source.bytes_read)
-            if told:
-                yield from told
-                told.clear()
+    with writers() as executor:
+        writing = Writing(lambda users: registry.upsert(tenant_id, users), executor, told.append)
+        for chunk in chunks_of(source, form, registry):
+            writing.add(chunk)
+            yield from told
+            told.clear()
         summary = writing.finish()
         yield from told
         return replace(summary, ignored_columns=source.ignored_columns)
@@ -111,33 +96,15 @@ def check_users(
     the import is rejected then.
     """
     source = Source(lines)
-    rows = _checked(registry, source, form)
     summary = ImportSummary()
-    while chunk := list(islice(rows, _CHECKED_AT_ONCE)):
-        candidates = [each for each in chunk if isinstance(each, Candidate)]
-        erased = registry.erased(tenant_id, [each.user for each in candidates])
-        rejected = [refused for each in chunk if (refused := _refused(each, erased)) is not None]
-        for row in rejected:
+    for chunk in chunks_of(source, form, registry):
+        erased = registry.erased(tenant_id, chunk.users)
+        rejected = [*chunk.rejected, *erased_among(chunk, erased)]
+        for row in sorted(rejected, key=lambda row: row.line):
             on_rejected(row)
         summary += ImportSummary(
-            unchanged=len(chunk) - len(rejected),
+            unchanged=len(chunk.lines) + chunk.repeated + len(chunk.rejected) - len(rejected),
             rejected=len(rejected),
-            without_address=sum(not has_address(each.user) for each in candidates),
+            without_address=chunk.without_address,
         )
     return replace(summary, ignored_columns=source.ignored_columns)
-
-
-def _checked(registry: UserRegister, source: Source, form: ImportForm) -> Iterator[Candidate | RejectedRow]:
-    for row in rows_of(source, form):
-        if isinstance(row, Candidate) and (problems := registry.problems(row.user)):
-            yield RejectedRow(row.line, problems, row.user.external_id)
-        else:
-            yield row
-
-
-def _refused(row: Candidate | RejectedRow, erased: frozenset[str]) -> RejectedRow | None:
-    if isinstance(row, RejectedRow):
-        return row
-    if row.user.external_id in erased:
-        return RejectedRow(row.line, [ERASED], row.user.external_id)
-    return None

@@ -14,7 +14,7 @@ from api.imports import REJECTED_ROWS_SHOWN
 from api.models.users import ImportAnswer
 from scheduler.clock import SettableClock
 from scheduler.domain.user import UserInput
-from scheduler.importing import writing
+from scheduler.importing import chunks
 from scheduler.registry import Registry, WrittenUsers
 from tests.fixtures.api import USERS, a_user, api_client, body_of, places, problem
 
@@ -75,7 +75,7 @@ def test_all_or_nothing_writes_nothing_unless_every_row_is_right(
 def test_a_database_that_fails_midway_leaves_what_was_written_and_a_repetition_makes_it_whole(
     client: FlaskClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "_USERS_PER_CHUNK", 10)
+    monkeypatch.setattr(chunks, "USERS_PER_CHUNK", 10)
     whole = Registry.upsert
     calls = 0
 
@@ -103,7 +103,7 @@ def test_a_database_that_fails_midway_leaves_what_was_written_and_a_repetition_m
 def test_an_answer_in_lines_tells_every_rejected_row_and_ends_with_the_sum(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "_USERS_PER_CHUNK", 10)
+    monkeypatch.setattr(chunks, "USERS_PER_CHUNK", 10)
     count = REJECTED_ROWS_SHOWN + 20
     body = HEADER + "".join(row(number) + row(1000 + number, "Mars") for number in range(count))
     response = send(client, body, accept=NDJSON)

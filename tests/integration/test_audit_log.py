@@ -76,14 +76,15 @@ def test_what_is_refused_is_not_told(client: FlaskClient) -> None:
     assert [entry["action"] for entry in entries(client)] == ["create"]
 
 
-def test_an_import_is_one_entry(client: FlaskClient) -> None:
+def test_an_import_is_an_entry_as_it_begins_and_one_at_its_end(client: FlaskClient) -> None:
     rows = (
         "external_id,first_name,timezone\n" + "".join(f"p{n},Ann,UTC\n" for n in range(9)) + "x,Ann,Nowhere\n"
     )
     answer = client.post(f"{USERS}/import", data=rows, content_type="text/csv")
     assert answer.status_code == 200, answer.text
-    [entry] = entries(client)
-    assert told(entry)[:3] == ("import", "user", None)
+    entry, begun = entries(client)
+    assert told(entry)[:3] == told(begun)[:3] == ("import", "user", None)
+    assert begun["after"] == {"begun": 1}
     assert {"created": 9, "rejected": 1}.items() <= entry["after"].items()
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from scheduler.clock import SettableClock
 from scheduler.domain.user import UserInput
 from scheduler.domain.zones import zone
-from scheduler.importing import ImportForm, ImportSummary, RejectedRow, import_users, writing
+from scheduler.importing import ImportForm, ImportSummary, RejectedRow, chunks, import_users
 from scheduler.planner import Planner, PlanningPolicy
 from scheduler.registry import Registry
 from scheduler.store import users
@@ -147,7 +147,7 @@ def test_values_are_stored_as_they_were_read(registry: Registry, engine: Engine)
 def test_the_chunks_before_a_failure_are_kept(
     registry: Registry, engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "_USERS_PER_CHUNK", 500)
+    monkeypatch.setattr(chunks, "USERS_PER_CHUNK", 500)
 
     def cut_off_after(count: int) -> Iterable[bytes]:
         yield b"external_id,first_name,timezone\n"

@@ -5,6 +5,7 @@ from datetime import date, timedelta
 from typing import Any, Final
 
 import pytest
+from psycopg import ClientCursor
 from sqlalchemy import Connection, Engine, text
 
 from scheduler.clock import SettableClock
@@ -14,6 +15,7 @@ from scheduler.domain.user import UserInput
 from scheduler.store import (
     bulk_users,
     erasure,
+    new_users,
     personal_data,
     planning,
     user_queries,
@@ -22,6 +24,7 @@ from scheduler.store import (
 )
 from scheduler.store.arrays import Bigints
 from scheduler.store.database import create_database_engine
+from scheduler.store.direct import Direct
 from scheduler.store.partitions import Partitions
 from scheduler.store.user_queries import ROWS_EXAMINED, UserFilter
 from scheduler.store.user_writes import NewUser
@@ -82,6 +85,17 @@ _FILL: Final = (
     INSERT INTO audit_log (at, tenant_id, actor, action, kind, subject, after)
     SELECT :nine, 1, 'key:1', 'create', 'user', n, '{"first_name": "Ann"}' FROM generate_series(1, 50000) n""",
     "VACUUM ANALYZE",
+)
+
+
+_GROWN: Final = (
+    """
+    INSERT INTO users (tenant_id, external_id, first_name, last_name, timezone, locale, attributes, version,
+                       created_at, updated_at)
+    SELECT 1, 'p' || n, 'Ann', 'Lee', 'UTC', 'en', '{}', 1, :nine, :nine FROM generate_series(1, 4000) n""",
+    """
+    INSERT INTO deleted_users (tenant_id, external_id, user_id, version, deleted_at)
+    SELECT 1, 'gone' || n, 1000000 + n, 1, :nine FROM generate_series(1, 4000) n""",
 )
 
 
@@ -212,6 +226,22 @@ def test_an_import_looks_for_its_users_only(connection: Connection) -> None:
     assert not read_whole(plan) & {"users", "user_dates", "deleted_users"}
 
 
+def test_an_import_of_new_users_looks_for_them_only(connection: Connection) -> None:
+    count = 2_000
+    texts = {name: "\x01".join(["UTC"] * count) for name in new_users._TEXTS}
+    values = texts | {
+        "tenant_id": TENANT,
+        "external_id": "\x01".join(f"new{n}" for n in range(count)),
+        "count": count,
+        "ids": Bigints(range(10_000_000, 10_000_000 + count)),
+        "now": NINE,
+    }
+    for statement in (new_users.IDS.statement, new_users.ADD.statement):
+        plan = list(nodes(plan_of(connection, statement, values)))
+        assert "deleted_users" in {node.get("Relation Name") for node in plan}
+        assert not read_whole(plan) & {"users", "user_dates", "deleted_users"}
+
+
 def test_a_group_of_writes_looks_for_its_users_only(connection: Connection) -> None:
     ids = Bigints(range(70, 80))
     tenant = {"tenant_id": TENANT}
@@ -229,7 +259,7 @@ def test_a_group_of_writes_looks_for_its_users_only(connection: Connection) -> N
             (user_writes._LOCK_EXTERNAL, {"external_ids": names}),
             (user_writes._READ, {"user_ids": ids}),
             (user_writes._READ_EXTERNAL, {"external_ids": names}),
-            (user_writes._CREATE, {"users": new, "now": NINE}),
+            (user_writes._CREATE, {"users": new, "external_ids": names, "now": NINE}),
             (user_writes._CHANGE, {"users": changed, "user_ids": ids, "now": NINE}),
             (users.DELETE, {"user_ids": ids, "now": NINE}),
             (
@@ -241,6 +271,55 @@ def test_a_group_of_writes_looks_for_its_users_only(connection: Connection) -> N
     ]
     assert {"users", "user_dates", "message_log_2027_03"} <= {node.get("Relation Name") for node in plan}
     assert read_whole(plan) <= {"erased_users"}  # asked whether it holds any row of the tenant
+
+
+def test_plans_that_were_made_while_there_was_nobody_look_for_a_groups_users_only(engine: Engine) -> None:
+    """A session keeps them until the first ANALYZE, a minute later: by then there may be ten thousands of users."""
+    people = [UserInput(external_id=f"p{n}", first_name="Ann", timezone="UTC") for n in range(1, 9)]
+    values = {
+        "tenant_id": TENANT,
+        "now": NINE,
+        "user_ids": list(range(1, 9)),
+        "external_ids": [each.external_id for each in people],
+        "users": user_writes._new_as_json([NewUser(each, SYSTEM, bytes(32)) for each in people]),
+    }
+    called = {
+        f"planned_{number}": Direct(statement)
+        for number, statement in enumerate(
+            (
+                user_writes._LOCK,
+                user_writes._LOCK_EXTERNAL,
+                user_writes._READ,
+                user_writes._READ_EXTERNAL,
+                user_writes._CREATE,
+                user_writes._CHANGE,
+                users.DELETE,
+            )
+        )
+    }
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        cursor = ClientCursor(driver)
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        explained = {}
+        for name, direct in called.items():
+            cursor.execute(f"PREPARE {name} AS {direct._text}".encode())
+            parameters = ", ".join(["%s"] * len(direct._names))
+            explained[name] = (f"{name} ({parameters})".encode(), [values[each] for each in direct._names])
+            cursor.execute(b"EXPLAIN EXECUTE " + explained[name][0], explained[name][1])
+        for statement in _GROWN:
+            connection.execute(text(statement), {"nine": NINE})
+        for call, given in explained.values():
+            cursor.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE " + call, given)
+            [[[root]]] = cursor.fetchall()
+            read = [
+                node
+                for node in nodes(root["Plan"])
+                if node.get("Relation Name") in ("users", "deleted_users")
+            ]
+            assert read
+            assert not read_whole(read)
+            assert all(node.get("Rows Removed by Filter", 0) + node["Actual Rows"] <= 8 for node in read)
 
 
 def test_an_import_that_runs_ahead_of_the_statistics_looks_for_its_users_only(

@@ -10,10 +10,10 @@ from scheduler.importing import (
     ImportForm,
     ImportProgress,
     RejectedRow,
+    chunks,
     import_users,
     read_lines,
 )
-from scheduler.importing import writing as module
 from scheduler.importing.writing import WRITERS
 from scheduler.registry import WrittenUsers
 from tests.fixtures.imports import Import
@@ -40,7 +40,7 @@ def test_of_rows_with_one_external_id_the_later_counts_and_the_earlier_is_an_upd
 
 
 def test_the_later_counts_in_another_chunk_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_USERS_PER_CHUNK", 1)
+    monkeypatch.setattr(chunks, "USERS_PER_CHUNK", 1)
     importing = Import()
     summary = importing.csv(HEADER + b"u1,Ada,UTC\nu2,Alan,UTC\nu1,Grace,UTC\n")
     assert [len(batch) for batch in importing.batches] == [1, 1, 1]
@@ -54,7 +54,7 @@ def test_chunks_are_bounded_in_users_and_in_bytes(monkeypatch: pytest.MonkeyPatc
     assert sorted(len(batch) for batch in importing.batches)[-1:] == [4_000]
     assert len(importing.users) == 10_000
 
-    monkeypatch.setattr(module, "_BYTES_PER_CHUNK", 1_000)
+    monkeypatch.setattr(chunks, "BYTES_PER_CHUNK", 1_000)
     importing = Import()
     import_users(importing, 1, people(500), ImportForm.csv, ignore)
     assert max(len(batch) for batch in importing.batches) <= 100
