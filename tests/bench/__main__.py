@@ -1,6 +1,6 @@
 """Measure everything, print the table and write `results/latest.json`.
 
-    python -m tests.bench [--works drain,batched,plan,tick,burst,punctuality,memory] [--short] [--rounds 5]
+    python -m tests.bench [--works drain,batched,…] [--short] [--no-peers] [--rounds 5]
 
 `--short` is for continuous integration: under a minute, no peers. What is measured and how is in README.md.
 Nothing is asserted about time.
@@ -25,7 +25,7 @@ from tests.bench.environment import PEERS_FOLDER, SHORT, Environment, Sizes, env
 from tests.bench.measures import Result
 from tests.bench.processes import ROOT
 from tests.bench.report import Report
-from tests.bench.works import burst, drain_batched, drain_single, memory_held, plan, punctuality, tick
+from tests.bench.works import api, burst, drain_batched, drain_single, memory_held, plan, punctuality, tick
 
 WORKS: Final[dict[str, Callable[[Environment], Sequence[Result]]]] = {
     "drain": drain_single.measure,
@@ -34,6 +34,8 @@ WORKS: Final[dict[str, Callable[[Environment], Sequence[Result]]]] = {
     "tick": tick.measure,
     "burst": burst.measure,
     "punctuality": punctuality.measure,
+    "api": api.measure_api,
+    "import": api.measure_import,
     "memory": memory_held.measure,
 }
 """In the order they are done: the tick looks at what planning left, and memory at what all of them used."""
@@ -44,13 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     configure_logs(level="WARNING", log_format="human", service="bench")
     sizes = _sizes(options)
-    with environment(sizes, workers=options.workers, with_peers=not options.short) as made:
+    with environment(sizes, workers=options.workers, with_peers=options.peers and not options.short) as made:
         described = machine.describe(made.folder) | {
             "postgresql": made.server.access.setting("server_version"),
             "form": "short" if options.short else "full",
             "worker_processes": options.workers,
         }
-        _warn(made, described, is_short=options.short)
+        _warn(made, described, wants_peers=options.peers and not options.short)
         results: list[Result] = []
         failed: list[str] = []
         started = perf_counter()
@@ -79,6 +81,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--works", type=_works, default=list(WORKS), help="with commas between them")
     parser.add_argument("--short", action="store_true", help="small, without peers")
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="ours and the limits alone")
     parser.add_argument("--rounds", type=int, help="at least one")
     parser.add_argument("--workers", type=int, default=2, help="worker processes of ours")
     parser.add_argument("--punctual-seconds", type=int, help="how long punctuality is measured")
@@ -103,10 +106,10 @@ def _sizes(options: argparse.Namespace) -> Sizes:
     return replace(sizes, **{name: value for name, value in changes.items() if value is not None})
 
 
-def _warn(made: Environment, described: dict[str, object], *, is_short: bool) -> None:
+def _warn(made: Environment, described: dict[str, object], *, wants_peers: bool) -> None:
     if not machine.is_idle(described):
         made.note(f"the machine was busy before the run: load {described['load_before']}")
-    if made.peers is None and not is_short:
+    if made.peers is None and wants_peers:
         made.note(f"no peers: {PEERS_FOLDER.name} is missing, `make bench` makes it")
     if described["file_system"] in ("tmpfs", "ramfs"):
         made.note("the data lies in memory: fsync costs nothing here, and the figures are worth little")

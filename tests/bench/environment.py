@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from deploy.embedded import EmbeddedServer, start_embedded
-from tests.bench.databases import Database, database
+from tests.bench.databases import ZONES, Database, database
 from tests.bench.memory import Memory
 from tests.bench.processes import ROOT
 from tests.bench.sinks import Nginx, running_nginx
@@ -30,8 +30,8 @@ class Sizes:
     """How much of each work is done; in messages unless it says otherwise."""
 
     rounds: int = 5
-    drain: int = 50_000
-    batched_drain: int = 100_000
+    drain: int = 100_000
+    batched_drain: int = 200_000
     plan: int = 1_000_000
     log: int = 10_000_000
     """Rows that lie in the log where planning into a large one is measured."""
@@ -44,6 +44,9 @@ class Sizes:
     peer_seconds: float = 2.5
     """How long one peer works in one round, by what it did in the round before."""
 
+    api_users: int = 1_000
+    api_reads: int = 3_000
+    imported: int = 100_000
     ticks: int = 200
     lease_seconds: int = 10
     """How long the batches of the killed worker are kept from others."""
@@ -61,6 +64,9 @@ SHORT: Final = Sizes(
     punctual_seconds=5,
     punctual_rate=500,
     peer_seconds=1.0,
+    api_users=160,
+    api_reads=480,
+    imported=4_000,
     ticks=50,
     lease_seconds=3,
 )
@@ -94,8 +100,10 @@ class Environment:
 
     @cached_property
     def large_log(self) -> Database:
-        """A database that is kept to the end of the run, for the works on a large log."""
-        return self._stack.enter_context(database(self.server, "large_log"))
+        """A database with users, kept to the end of the run, for the works on a large log."""
+        made = self._stack.enter_context(database(self.server, "large_log"))
+        made.add_users(self.sizes.plan, zones=ZONES)
+        return made
 
     def say(self, line: str) -> None:
         """Tell whoever watches."""

@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from scheduler.store.partitions import Partitions
 from tests.bench.databases import Database
+from tests.bench.measures import Drained
 from tests.bench.processes import ROOT
 
 _OF_BATCH: Final = """
@@ -64,15 +65,16 @@ SELECT 1, :occasion_id, CAST(:local_date AS date), 0, 'email', 'normal', CAST(:s
 FROM batches_to_plan""")
 
 
-def curl_rate(url: str, requests: int) -> float:
-    """Requests a second of a bare libcurl multi loop with 64 in flight."""
+def curl_drain(url: str, requests: int) -> Drained:
+    """The rate of a bare libcurl multi loop with 64 in flight; it has no beginning and end to be told apart."""
     command = [sys.executable, "-m", "tests.bench.curl_loop", url, str(requests)]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return requests / float(printed)
+    rate = requests / float(printed)
+    return Drained(steady=rate, whole=rate)
 
 
-def sql_drain_rate(database: Database, connections: int) -> float:
-    """Messages a second of the reads, updates and commits that deliver batches, over some connections at once."""
+def sql_drain(database: Database, connections: int) -> Drained:
+    """The rates of the reads, updates and commits that deliver batches, over some connections at once."""
     database.empty_log()
     planned = database.plan_due_at("limit", datetime.now(UTC) + timedelta(minutes=5))
     with database.engine.connect() as connection:
@@ -84,7 +86,7 @@ def sql_drain_rate(database: Database, connections: int) -> float:
     seconds = perf_counter() - started
     if database.sent() != planned:
         raise RuntimeError("the bare statements did not send everything")
-    return planned / seconds
+    return Drained(steady=database.steady_rate(), whole=planned / seconds)
 
 
 def _drain(url: str, batch_ids: Sequence[int]) -> None:

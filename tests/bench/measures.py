@@ -23,6 +23,17 @@ Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """What one drain did, in messages a second."""
+
+    steady: float
+    """In its middle eight tenths: neither beginning nor end count."""
+
+    whole: float
+    """From the beginning to the last outcome."""
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One row of the report, medians over the rounds; None where there was nothing to compare with.
 

@@ -12,10 +12,11 @@ from typing import Final
 
 from tests.bench.databases import HORIZON, LATENESS_LIMIT, Database
 from tests.bench.environment import Environment
+from tests.bench.measures import Drained
 from tests.bench.processes import Process, Processes, processes, wait_until_started
 
 _SECONDS_TO_PLAN: Final = 1.0
-_PLANNED_A_SECOND: Final = 60_000
+_PLANNED_A_SECOND: Final = 90_000
 """Messages that are planned in a second at least, unless the machine is busy."""
 
 THREADS_OF_A_WORKER: Final = 1
@@ -106,8 +107,8 @@ def begin_at(messages: int) -> datetime:
     return (datetime.now(UTC) + soon).replace(microsecond=0)
 
 
-def drain_rate(environment: Environment, database: Database) -> float:
-    """Messages a second, from the instant at which all fall due until the log has the last outcome.
+def drain(environment: Environment, database: Database) -> Drained:
+    """The rates of a drain; the whole lasts from the instant at which all fall due to the last outcome in the log.
 
     Our processes must be running; whoever else is measured meanwhile finds them idle.
     """
@@ -120,7 +121,7 @@ def drain_rate(environment: Environment, database: Database) -> float:
     sent = database.sent()
     if sent != planned:
         environment.note(f"NOT ALL WAS SENT: {sent:,} of {planned:,}")
-    return sent / (ended - began).total_seconds()
+    return Drained(steady=database.steady_rate(), whole=sent / (ended - began).total_seconds())
 
 
 def await_finished(database: Database, unless: Callable[[], None] = lambda: None) -> datetime:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -26,6 +26,9 @@ from tests.bench.processes import ROOT, Process, Processes, processes
 _LONGEST_SECONDS: Final = 60.0
 _FEWEST: Final = 200
 _SECONDS_BETWEEN_LOOKS: Final = 0.1
+_SECONDS_TO_END: Final = 1.0
+"""Given to a peer whose work is done and committed, for its last acknowledgements. Celery's threads take minutes."""
+
 
 _TABLE: Final = """
 CREATE TABLE peer_messages (LIKE message_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
@@ -127,7 +130,7 @@ class PeerRuns:
         seed(own, count)
         variables = variables_of(environment, peer, own, sink_url)
         run(environment, peer, variables, "enqueue", "1", str(count))
-        with processes(environment.folder / "peers", environment.memory) as started:
+        with peer_processes(environment) as started:
             rate = steady_rate(_progress(own, start_workers(environment, peer, variables, started), count))
         self._rates[peer.name] = rate
         return rate
@@ -139,6 +142,11 @@ class PeerRuns:
                 run(self._environment, peer, variables_of(self._environment, peer, own, ""), "install")
             self._databases[peer.name] = own
         return self._databases[peer.name]
+
+
+def peer_processes(environment: Environment) -> AbstractContextManager[Processes]:
+    """For a peer's processes, gone at the end."""
+    return processes(environment.folder / "peers", environment.memory, seconds_to_end=_SECONDS_TO_END)
 
 
 def seed(own: Database, count: int) -> None:

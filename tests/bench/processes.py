@@ -15,7 +15,7 @@ from tests.bench.memory import Memory
 from tests.fixtures.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_SECONDS_TO_END: Final = 15
+_SECONDS_TO_END: Final = 15.0
 
 
 class Process:
@@ -66,21 +66,25 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
-    def stop(self) -> None:
-        """Ask it to end; kill what is left of its group then."""
+    def ask_to_end(self) -> None:
+        """SIGTERM, as a supervisor sends it."""
         if self.is_running():
             self._process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_SECONDS_TO_END)
+
+    def end(self, seconds: float) -> None:
+        """Wait for it to end, for so long at most; kill what is left of its group then."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
         self.kill()
 
 
 class Processes:
     """Starts processes with logs in one folder; their memory is watched."""
 
-    def __init__(self, folder: Path, memory: Memory) -> None:
+    def __init__(self, folder: Path, memory: Memory, seconds_to_end: float) -> None:
         self._folder = folder
         self._memory = memory
+        self._seconds_to_end = seconds_to_end
         self._started: list[Process] = []
 
     def start(self, role: str, command: Sequence[str | Path], environment: Mapping[str, str]) -> Process:
@@ -98,17 +102,21 @@ class Processes:
         return self.start(role, [sys.executable, "-m", role], inherited | own)
 
     def stop(self) -> None:
-        """End all of them, the last first."""
+        """End all of them, side by side."""
         for process in reversed(self._started):
-            process.stop()
+            process.ask_to_end()
+        for process in reversed(self._started):
+            process.end(self._seconds_to_end)
         self._started.clear()
 
 
 @contextmanager
-def processes(folder: Path, memory: Memory) -> Iterator[Processes]:
-    """Processes that are all gone at the end."""
+def processes(
+    folder: Path, memory: Memory, *, seconds_to_end: float = _SECONDS_TO_END
+) -> Iterator[Processes]:
+    """Processes that are all gone at the end; one that takes longer to end than these seconds is killed."""
     folder.mkdir(exist_ok=True)
-    started = Processes(folder, memory)
+    started = Processes(folder, memory, seconds_to_end)
     try:
         yield started
     finally:

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from loguru import logger
 
 from tests.bench.environment import Environment
-from tests.bench.measures import OURS, Round
+from tests.bench.measures import LIMIT, OURS, Drained, Result, Round, summarize
 from tests.bench.report import number
 
 Contestants = Mapping[str, Callable[[], float]]
 """By name: ours, the limit and the peers, each giving one figure when it is called."""
+
+
+class Drains:
+    """Ours and the limit draining in turn: the steady rates are compared, those of the whole drains as well."""
+
+    def __init__(self, ours: Callable[[], Drained], limit: Callable[[], Drained]) -> None:
+        self._drains = {OURS: ours, LIMIT: limit}
+        self._wholes: dict[str, list[float]] = {name: [] for name in self._drains}
+
+    @property
+    def contestants(self) -> Contestants:
+        """Each giving its steady rate."""
+        return {name: partial(self._steady, name) for name in self._drains}
+
+    def results(self, work: str, unit: str, rounds: Sequence[Round]) -> list[Result]:
+        """The row of the steady rates, of peers too, and that of the whole drains."""
+        names = [name for name in self._drains if name in rounds[0]]
+        wholes = [{name: self._wholes[name][turn] for name in names} for turn in range(len(rounds))]
+        return [summarize(work, unit, rounds), summarize(f"{work}, from first to last", unit, wholes)]
+
+    def _steady(self, name: str) -> float:
+        drained = self._drains[name]()
+        self._wholes[name].append(drained.whole)
+        return drained.steady
 
 
 def alternate(environment: Environment, unit: str, contestants: Contestants) -> list[Round]:

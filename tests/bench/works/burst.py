@@ -20,8 +20,7 @@ from tests.bench.databases import Database, database
 from tests.bench.environment import Environment
 from tests.bench.measures import Result, percentile, single
 from tests.bench.ours import ELEMENTS, THREADS_OF_A_WORKER, Ours, await_finished, begin_at, our_processes
-from tests.bench.peer_runs import PEERS, SENT, run, seed, start_workers, variables_of
-from tests.bench.processes import processes
+from tests.bench.peer_runs import PEERS, SENT, peer_processes, run, seed, start_workers, variables_of
 from tests.bench.sinks import CountingSink, counting_sink
 from tests.fixtures.waiting import wait_until
 
@@ -165,7 +164,7 @@ def _celery(environment: Environment, count: int) -> list[float]:
     with (
         database(environment.server, "burst_celery") as own,
         counting_sink(environment.folder) as sink,
-        processes(environment.folder / "peers", environment.memory) as started,
+        peer_processes(environment) as started,
     ):
         seed(own, count + _WARM_UP)
         variables = variables_of(environment, peer, own, sink.url) | {"BENCH_QUEUE": "celery-burst"}

@@ -7,10 +7,10 @@ from functools import partial
 
 from tests.bench.databases import database
 from tests.bench.environment import Environment
-from tests.bench.limits import sql_drain_rate
-from tests.bench.measures import LIMIT, OURS, Result, summarize
-from tests.bench.ours import THREADS_OF_A_WORKER, drain_rate, our_processes
-from tests.bench.rounds import alternate
+from tests.bench.limits import sql_drain
+from tests.bench.measures import Result
+from tests.bench.ours import THREADS_OF_A_WORKER, drain, our_processes
+from tests.bench.rounds import Drains, alternate
 
 UNIT = "messages/s"
 _CONNECTIONS = 4
@@ -28,9 +28,6 @@ def measure(environment: Environment) -> Sequence[Result]:
     ):
         for each in (own, bare):
             each.add_users(users)
-        contestants = {
-            OURS: partial(drain_rate, environment, own),
-            LIMIT: partial(sql_drain_rate, bare, _CONNECTIONS),
-        }
-        rounds = alternate(environment, UNIT, contestants)
-    return [summarize("drain, 500 messages a request", UNIT, rounds)]
+        drains = Drains(partial(drain, environment, own), partial(sql_drain, bare, _CONNECTIONS))
+        rounds = alternate(environment, UNIT, drains.contestants)
+    return drains.results("drain, 500 messages a request", UNIT, rounds)

@@ -7,11 +7,11 @@ from functools import partial
 
 from tests.bench.databases import database
 from tests.bench.environment import Environment
-from tests.bench.limits import curl_rate
-from tests.bench.measures import LIMIT, OURS, Result, summarize
-from tests.bench.ours import THREADS_OF_A_WORKER, drain_rate, our_processes
+from tests.bench.limits import curl_drain
+from tests.bench.measures import Result
+from tests.bench.ours import THREADS_OF_A_WORKER, drain, our_processes
 from tests.bench.peer_runs import PEERS, PeerRuns
-from tests.bench.rounds import Contestants, alternate
+from tests.bench.rounds import Contestants, Drains, alternate
 
 UNIT = "messages/s"
 
@@ -25,9 +25,9 @@ def measure(environment: Environment) -> Sequence[Result]:
         PeerRuns(environment) as runs,
     ):
         own.add_users(size)
+        drains = Drains(partial(drain, environment, own), partial(curl_drain, url, size))
         contestants: Contestants = {
-            OURS: partial(drain_rate, environment, own),
-            LIMIT: partial(curl_rate, url, size),
+            **drains.contestants,
             **({peer.name: partial(runs.rate, peer, url) for peer in PEERS} if environment.peers else {}),
         }
         before = environment.nginx.requests()
@@ -35,4 +35,4 @@ def measure(environment: Environment) -> Sequence[Result]:
     asked = environment.nginx.requests() - before
     if asked < 2 * size * len(rounds):
         environment.note(f"NGINX SAW ONLY {asked:,} requests")
-    return [summarize("drain, one request a message", UNIT, rounds)]
+    return drains.results("drain, one request a message", UNIT, rounds)

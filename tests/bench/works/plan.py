@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import count
 from time import perf_counter
 
 from sqlalchemy import text
 
-from tests.bench.databases import HORIZON, ZONES, Database, database
+from tests.bench.databases import HORIZON, Database
 from tests.bench.environment import Environment
 from tests.bench.future import fill
 from tests.bench.limits import prepare_plan_limit, sql_plan_rate
@@ -22,12 +22,13 @@ UNIT = "messages/s"
 def measure(environment: Environment) -> Sequence[Result]:
     """Ours beside `INSERT ... SELECT` of the same rows."""
     sizes = environment.sizes
-    with database(environment.server, "plan_empty") as own:
-        own.add_users(sizes.plan, zones=ZONES)
-        into_empty = _rounds(environment, own, own.empty_log)
     large = environment.large_log
-    rows = fill(large, sizes.log, users=sizes.plan)
-    into_large = _rounds(environment, large, lambda: None)
+    numbers = count(1_000_000)
+    prepare_plan_limit(large)
+    into_empty = _rounds(environment, large, numbers, large.empty_log)
+    large.empty_log()
+    rows = fill(large, sizes.log)
+    into_large = _rounds(environment, large, numbers, lambda: None)
     grown = int(large.scalar("SELECT count(*) FROM message_log"))
     environment.note(f"the large log grew from {rows:,} to {grown:,} rows in the rounds")
     return [
@@ -36,10 +37,10 @@ def measure(environment: Environment) -> Sequence[Result]:
     ]
 
 
-def _rounds(environment: Environment, own: Database, begin: Callable[[], None]) -> list[Round]:
-    prepare_plan_limit(own)
+def _rounds(
+    environment: Environment, own: Database, numbers: Iterator[int], begin: Callable[[], None]
+) -> list[Round]:
     noon = datetime.combine(tomorrow(), time(12), UTC)
-    numbers = count(1_000_000)
 
     def ours() -> float:
         begin()

@@ -11,7 +11,7 @@ from scheduler.broker.rabbitmq import RabbitBroker
 from scheduler.clock import SystemClock
 from scheduler.jobs.enqueue import Enqueue
 from scheduler.store import batches
-from tests.bench.databases import Database, database
+from tests.bench.databases import ZONES, Database, database
 from tests.bench.environment import Environment
 from tests.bench.future import fill
 from tests.bench.measures import LIMIT, OURS, Result, summarize
@@ -25,9 +25,10 @@ def measure(environment: Environment) -> Sequence[Result]:
     sizes = environment.sizes
     large = environment.large_log
     if not large.scalar(_ROWS):
-        fill(large, sizes.log, users=sizes.plan)
+        fill(large, sizes.log)
     with database(environment.server, "tick") as small:
-        fill(small, sizes.few_future_rows, users=sizes.few_future_rows)
+        small.add_users(sizes.few_future_rows, zones=ZONES)
+        fill(small, sizes.few_future_rows)
         contestants = {
             OURS: lambda: _milliseconds(environment, large),
             LIMIT: lambda: _milliseconds(environment, small),
