@@ -25,6 +25,8 @@ from loguru import logger
 from sqlalchemy import Engine
 
 from api.app import create_app
+from api.connections import USUAL, Limits
+from api.serving import ApiWorker
 from scheduler.clock import SystemClock
 from scheduler.errors import ConfigurationError
 from scheduler.service import engine_for
@@ -48,11 +50,11 @@ _STUCK_SECONDS: Final = 60
 _LONGEST_REQUEST_LINE: Final = 8190  # the most that gunicorn can be told
 
 
-def run_api(settings: Settings, stop: Event) -> None:
+def run_api(settings: Settings, stop: Event, limits: Limits = USUAL) -> None:
     """Serve until SIGTERM or SIGINT; `stop` is looked at once, in case it was set before this began.
 
     Raises ConfigurationError where there is no database to serve from, where callers must prove who they are and
-    there is no secret key for it, and where others listen on the port. Ends the process.
+    there is no secret key for it, and where others listen on the port. Ends the process. `limits` are its clients'.
     """
     engine = _engine(settings)
     # What is set wrongly is to stop the start, not each of the processes that serve.
@@ -62,7 +64,7 @@ def run_api(settings: Settings, stop: Event) -> None:
     logger.bind(host=settings.api_host, port=settings.api_port, workers=settings.api_workers).info(
         "api_started"
     )
-    _Server(settings, stop, listener).run()
+    _Server(settings, stop, listener, limits).run()
 
 
 def _listener(settings: Settings, stop: Event) -> socket.socket:
@@ -105,8 +107,9 @@ def _engine(settings: Settings) -> Engine:
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no types
     """Gunicorn's parent process, configured from the settings alone."""
 
-    def __init__(self, settings: Settings, stop: Event, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, stop: Event, listener: socket.socket, limits: Limits) -> None:
         self._settings = settings
+        self._limits = limits
         self._stop = stop
         self._listener_number = listener.detach()  # gunicorn's from here on
         self._engine: Engine | None = None
@@ -118,7 +121,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no t
             "bind": f"fd://{self._listener_number}",
             "backlog": _BACKLOG,
             "workers": self._settings.api_workers,
-            "worker_class": "api.serving.ApiWorker",
+            "worker_class": type("LimitedWorker", (ApiWorker,), {"limits": self._limits}),
             "threads": THREADS,
             "graceful_timeout": self._settings.stop_deadline_seconds,
             "timeout": _STUCK_SECONDS,

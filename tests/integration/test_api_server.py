@@ -2,12 +2,13 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,18 @@ from tests.fixtures.ports import free_port
 from tests.fixtures.waiting import wait_until
 
 PROGRAM = (sys.executable, "-m", "api")
+HASTY = (
+    sys.executable,
+    "-c",
+    """
+from functools import partial
+from api.connections import Limits
+from api.server import run_api
+from scheduler.process import run_process
+run_process("api", partial(run_api, limits=Limits(connections=2, body_seconds=0.1)))
+""",
+)
+"""The same with little patience."""
 ROWS = b"external_id,first_name,timezone\np1,Ann,Europe/London\n", b"p2,Bob,Asia/Tokyo\n"
 
 
@@ -48,9 +61,11 @@ def answer(caller: HTTPConnection) -> Answer:
 
 
 class Server:
-    """`python -m api` on a free port."""
+    """The API on a free port, as a program."""
 
-    def __init__(self, database_url: str, log: Path, port: int | None = None) -> None:
+    def __init__(
+        self, database_url: str, log: Path, port: int | None = None, program: tuple[str, ...] = PROGRAM
+    ) -> None:
         self.port = port or free_port()
         self._log = log
         environment = {
@@ -61,7 +76,7 @@ class Server:
             "DAYBREAK_API_AUTHENTICATION": "none",
         }
         with log.open("wb") as errors:
-            self.process = subprocess.Popen(PROGRAM, env=environment, cwd=log.parent, stderr=errors)
+            self.process = subprocess.Popen(program, env=environment, cwd=log.parent, stderr=errors)
 
     def connect(self) -> HTTPConnection:
         return HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -112,13 +127,24 @@ class Server:
 
 @pytest.fixture
 def server(database_url: str, tmp_path: Path) -> Iterator[Server]:
-    running = Server(database_url, tmp_path / "log")
+    with running(Server(database_url, tmp_path / "log")) as server:
+        yield server
+
+
+@pytest.fixture
+def hasty(database_url: str, tmp_path: Path) -> Iterator[Server]:
+    with running(Server(database_url, tmp_path / "log", program=HASTY)) as server:
+        yield server
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
     try:
-        wait_until(running.is_listening, "the API listens")
-        yield running
+        wait_until(server.is_listening, "the API listens")
+        yield server
     finally:
-        running.process.kill()
-        running.process.wait()
+        server.process.kill()
+        server.process.wait()
 
 
 def problem(answer: Answer, status: int) -> None:
@@ -241,6 +267,40 @@ def test_clients_that_are_slow_or_odd_are_served_and_hold_up_nobody(server: Serv
         assert received(endless, b"\r\n\r\n").startswith(b"HTTP/1.1 431")
         # One that has sent nothing yet, and one that has been answered, do not keep it from stopping.
         assert server.stop() == 0
+
+
+def has_come(caller: socket.socket) -> bool:
+    """Whether there is something to receive, or the end."""
+    return bool(select.select([caller], [], [], 0)[0])
+
+
+def is_cut_off(caller: socket.socket, sent: bytes) -> bool:
+    """Send more; whether the server has ended the connection."""
+    try:
+        caller.sendall(sent)
+        return has_come(caller) and not caller.recv(1000)
+    except OSError:
+        return True
+
+
+def test_a_body_that_comes_too_slowly_loses_its_connection(hasty: Server) -> None:
+    with closing(hasty.open(CREATE_HEAD + b"Content-Length: 1000000\r\n\r\n")) as slow:
+        wait_until(lambda: is_cut_off(slow, b" "), "the server has ended the connection")
+    with closing(hasty.open(IMPORT_HEAD)) as slow:
+        wait_until(lambda: is_cut_off(slow, chunk(b"\n")), "the server has ended the connection")
+    assert hasty.ask("GET", USERS).json["users"] == []
+
+
+def test_who_comes_when_all_connections_are_taken_is_served_when_one_ends(hasty: Server) -> None:
+    with ExitStack() as clients:
+        first, second, third = (clients.enter_context(closing(hasty.open(ALIVE))) for _ in range(3))
+        received(first, b"HTTP/1.1 200")
+        for _ in range(3):
+            second.sendall(ALIVE)
+        received(second, b"HTTP/1.1 200", 4)
+        assert not has_come(third)
+        first.close()
+        received(third, b"HTTP/1.1 200")
 
 
 def test_processes_that_serve_are_replaced_and_end_with_their_parent(
