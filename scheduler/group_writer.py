@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from threading import Event, Lock
+from threading import Lock
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from loguru import logger
@@ -46,14 +46,29 @@ class _Turn(Enum):
     WRITE_ALONE = auto()
 
 
+def _held() -> Lock:
+    lock = Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass(slots=True, eq=False)
 class _Member(Generic[Request, Answer]):
     """Somebody's request, and what became of it."""
 
     request: Request
-    woken: Event = field(default_factory=Event)
     turn: _Turn = _Turn.WRITE_ALONE
     outcome: Outcome[Answer] = LATER
+    # A bare lock, held until there is a turn: an `Event` takes three, and as many switches of threads.
+    _sleep: Lock = field(default_factory=_held)
+
+    def wait(self) -> None:
+        """Sleep until there is a turn."""
+        self._sleep.acquire()
+
+    def wake(self) -> None:
+        """Say that there is a turn; once."""
+        self._sleep.release()
 
 
 class GroupWriter(Generic[Request, Answer]):
@@ -83,7 +98,7 @@ class GroupWriter(Generic[Request, Answer]):
         if self._is_first(line, member):
             member.turn = _Turn.LEAD
         else:
-            member.woken.wait()
+            member.wait()
         if member.turn is _Turn.LEAD:
             self._lead(line, member)
         if member.turn is _Turn.WRITE_ALONE:
@@ -118,7 +133,7 @@ class GroupWriter(Generic[Request, Answer]):
             self._hand_over(line, later)
             for member in others:
                 if member not in later:
-                    member.woken.set()
+                    member.wake()
 
     def _written(self, group: Sequence[_Member[Request, Answer]]) -> list[_Member[Request, Answer]]:
         """Give each member its turn; returns those who are to be written later."""
@@ -140,6 +155,6 @@ class GroupWriter(Generic[Request, Answer]):
             if waiting:
                 following = waiting.popleft()
                 following.turn = _Turn.LEAD
-                following.woken.set()
+                following.wake()
             else:
                 del self._lines[line]

@@ -1,13 +1,14 @@
 """The register of users: every write replans its users in the same transaction and says what it replanned.
 
-So does the audit log learn of it: in the same transaction, by whom and what changed; of an import once, at its end.
+So does the audit log learn of it: in the same transaction, by whom and what changed; of an import as it begins and as
+it ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final, TypeVar
 
 from loguru import logger
@@ -19,12 +20,13 @@ from scheduler.domain.access import SYSTEM, Actor
 from scheduler.domain.field_error import FieldError
 from scheduler.domain.tombstone import Tombstones
 from scheduler.domain.user import BIRTHDAY, UserInput, UserPatch, check_dates
+from scheduler.domain.user_columns import UserColumns
 from scheduler.domain.zones import zone
 from scheduler.edited_users import EditedUsers
 from scheduler.errors import InvalidInput
 from scheduler.group_writer import LATER, GroupWriter, Outcome
 from scheduler.planner import Planner, PlanningBehind
-from scheduler.store import audit, bulk_users, erasure
+from scheduler.store import audit, bulk_users, erasure, new_users
 from scheduler.store.bulk_users import AddedMeanwhile
 from scheduler.store.database import in_transaction
 from scheduler.store.planning import Replanned
@@ -143,28 +145,43 @@ class Registry:
 
     def upsert(self, tenant_id: int, batch: Sequence[UserInput]) -> WrittenUsers:
         """Add or replace some thousands of users at once; their external ids differ and they are checked."""
+        users = batch if isinstance(batch, UserColumns) else UserColumns.of(batch)
 
         def work(connection: Connection) -> WrittenUsers:
             now = self._clock.now()
-            known = bulk_users.stage(connection, tenant_id, batch)
-            # Now that they are locked: an erasure under way has been waited for.
-            erased = self._erased(connection, tenant_id, batch)
-            done = bulk_users.write_staged(connection, tenant_id, len(batch), known, erased, now=now)
-            edited = EditedUsers.many(done.users_of(batch), are_new=not done.updated_ids)
-            replanned = self._planner.replan_edited(connection, tenant_id, edited, now=now)
-            return WrittenUsers(
-                len(done.created_ids), len(done.updated_ids), done.unchanged, erased, replanned
-            )
+            new_ids = new_users.ids_for(connection, tenant_id, users)
+            # Who was there until now is erased by now, if they are: whoever looks at them is waited for.
+            if new_ids is not None and not self._erased(connection, tenant_id, users.external_ids):
+                new_users.add(connection, tenant_id, new_ids, users, now=now)
+                edited = EditedUsers.many(new_ids, users, are_new=True)
+                replanned = self._planner.replan_edited(connection, tenant_id, edited, now=now)
+                return WrittenUsers(created=len(users), replanned=replanned)
+            return self._replaced(connection, tenant_id, users, now)
 
-        return self._repeated(lambda: in_transaction(self._engine, work)) if batch else WrittenUsers()
+        return self._repeated(lambda: in_transaction(self._engine, work)) if users else WrittenUsers()
+
+    def _replaced(
+        self, connection: Connection, tenant_id: int, users: UserColumns, now: datetime
+    ) -> WrittenUsers:
+        """As `upsert`, where some of them are there already, or were."""
+        known = bulk_users.stage(connection, tenant_id, users)
+        # Now that they are locked: an erasure under way has been waited for.
+        erased = self._erased(connection, tenant_id, users.external_ids)
+        done = bulk_users.write_staged(connection, tenant_id, len(users), known, erased, now=now)
+        written = done.users_of(users)
+        edited = EditedUsers.many(
+            list(written), UserColumns.of(list(written.values())), are_new=not done.updated_ids
+        )
+        replanned = self._planner.replan_edited(connection, tenant_id, edited, now=now)
+        return WrittenUsers(len(done.created_ids), len(done.updated_ids), done.unchanged, erased, replanned)
 
     def erased(self, tenant_id: int, batch: Sequence[UserInput]) -> frozenset[str]:
         """The external ids in `batch` whose owners were erased; all of them, once anybody was and there is no key."""
         with self._engine.connect() as connection:
-            return self._erased(connection, tenant_id, batch)
+            return self._erased(connection, tenant_id, [user.external_id for user in batch])
 
     def note_import(self, tenant_id: int, counts: Mapping[str, int], *, actor: Actor = SYSTEM) -> None:
-        """Keep that an import has ended, or broken off: in one entry, however many users it wrote."""
+        """Keep that an import has begun, has ended or was broken off: in one entry, however many users it wrote."""
         by = replace(actor, tenant_id=tenant_id)
         with self._engine.begin() as connection:
             audit.add(connection, by, "import", _KIND, "", None, counts, now=self._clock.now())
@@ -173,25 +190,27 @@ class Registry:
         """What is wrong with a user that only today's date tells, where the user lives."""
         birthday = user.dates.get(BIRTHDAY)
         # Past wherever they live, and for ever: an import asks this of everyone.
-        if birthday is None or birthday <= self._past:
+        if birthday is None or birthday <= self._past or birthday <= self.past():
             return []
         now = self._clock.now()
-        self._past = now.date() - _A_DAY
-        if birthday <= self._past:
-            return []
         return check_dates(user, now.astimezone(zone(user.timezone)).date())
+
+    def past(self) -> date:
+        """A day that is past wherever a user lives, and for ever: nothing is wrong with a birthday up to it."""
+        self._past = self._clock.now().date() - _A_DAY
+        return self._past
 
     def _check(self, user: UserInput) -> None:
         if problems := self.problems(user):
             raise InvalidInput(problems)
 
-    def _erased(self, connection: Connection, tenant_id: int, batch: Sequence[UserInput]) -> frozenset[str]:
+    def _erased(self, connection: Connection, tenant_id: int, external_ids: Sequence[str]) -> frozenset[str]:
         """Who of these is not to be written."""
         if not erasure.anybody(connection, tenant_id):
             return frozenset()
         if self._tombstones is None:
-            return frozenset(user.external_id for user in batch)
-        owners = {self._tombstones.of(tenant_id, user.external_id): user.external_id for user in batch}
+            return frozenset(external_ids)
+        owners = {self._tombstones.of(tenant_id, external_id): external_id for external_id in external_ids}
         return frozenset(owners[found] for found in erasure.among(connection, tenant_id, list(owners)))
 
     def _write(self, write: UserWrite) -> WrittenUser:
@@ -210,7 +229,7 @@ class Registry:
 
         def transaction() -> None:
             with self._engine.begin() as connection:
-                outcomes[:] = self._group.write(connection, writes, self._clock.now())
+                outcomes[:] = self._group.write(connection, writes, self._clock.now(), hurries=True)
 
         try:
             self._repeated(transaction)

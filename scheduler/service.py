@@ -40,7 +40,12 @@ class Jobs:
 
 
 def engine_for(
-    settings: Settings, role: str, *, least_connections: int = 1, statement_seconds: int = 0
+    settings: Settings,
+    role: str,
+    *,
+    least_connections: int = 1,
+    statement_seconds: int = 0,
+    plans_once: bool = False,
 ) -> Engine:
     """An engine on the database the settings name, with as many connections as they say, and enough.
 
@@ -57,6 +62,7 @@ def engine_for(
         pool_size=max(settings.pool_size, least_connections),
         application_name=f"daybreak-{role}",
         statement_seconds=statement_seconds,
+        plans_once=plans_once,
     )
 
 

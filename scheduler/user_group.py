@@ -2,6 +2,8 @@
 
 All members are decided by how things are before any of them is written, and no two of them touch the same user or
 external id: so it is as if they had come one after the other. Who touches what another member does is written later.
+
+A group that adds users and does nothing else, as most of a burst, is decided while it is written: in a round trip less.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from sqlalchemy import Connection
@@ -88,6 +90,9 @@ class _Decision:
         return frozenset([*names, self.before.id] if self.before else names)
 
 
+_NOBODY: Final = LockedUsers({}, {})
+
+
 class UserGroup:
     """Writes groups of one database. May be shared between threads."""
 
@@ -102,16 +107,17 @@ class UserGroup:
         self._problems = problems
 
     def write(
-        self, connection: Connection, writes: Sequence[UserWrite], now: datetime
+        self, connection: Connection, writes: Sequence[UserWrite], now: datetime, *, hurries: bool = False
     ) -> list[Outcome[Done]]:
-        """The outcome of each, once the caller commits. Raises PlanningBehind, or IntegrityError where somebody was
-        added meanwhile: then nothing may be committed.
+        """The outcome of each, once the caller commits. Raises PlanningBehind, AddedMeanwhile, or DBAPIError, which it
+        does as well where it `hurries` and has to wait long for a lock: then nothing may be committed.
         """
         tenant_id = writes[0].tenant_id
-        locked = _lock(connection, tenant_id, writes)
+        is_adding = all(write.action is Action.CREATE for write in writes)
+        locked = _NOBODY if is_adding else _lock(connection, tenant_id, writes, hurries=hurries)
         decided = [self._decide(connection, write, locked) for write in writes]
         doing = _apart(each for each in decided if isinstance(each, _Decision))
-        done = self._do(connection, tenant_id, doing, now) if doing else {}
+        done = self._do(connection, tenant_id, doing, now, is_adding, hurries) if doing else {}
         return [each if isinstance(each, Exception) else done.get(each, LATER) for each in decided]
 
     def _decide(
@@ -143,14 +149,26 @@ class UserGroup:
         """
         if after.external_id in locked.owners:
             raise users.taken(after)
+        if is_new:
+            return
         tombstone = self._tombstone(write.tenant_id, after)
-        if not is_new and users.is_erased(connection, write.tenant_id, tombstone):
+        if users.is_erased(connection, write.tenant_id, tombstone):
             raise users.erased(tombstone)
 
     def _do(
-        self, connection: Connection, tenant_id: int, doing: Sequence[_Decision], now: datetime
+        self,
+        connection: Connection,
+        tenant_id: int,
+        doing: Sequence[_Decision],
+        now: datetime,
+        is_adding: bool,
+        hurries: bool,
     ) -> dict[_Decision, Outcome[Done]]:
-        written = user_writes.write(connection, tenant_id, self._writes(tenant_id, doing), now=now)
+        writes = self._writes(tenant_id, doing)
+        if is_adding:
+            written = user_writes.create(connection, tenant_id, writes.new, now=now, hurries=hurries)
+        else:
+            written = user_writes.write(connection, tenant_id, writes, now=now)
         stored = {each: _stored(each, written, now) for each in doing}
         replanned = self._planner.replan_written(
             connection,
@@ -164,7 +182,12 @@ class UserGroup:
             written.watermarks,
             now=now,
         )
-        return {each: self._outcome(tenant_id, each, stored[each], replanned) for each in doing}
+        return {
+            each: users.taken(each.after)
+            if each.after and each.after.external_id in written.taken
+            else self._outcome(tenant_id, each, stored[each], replanned)
+            for each in doing
+        }
 
     def _writes(self, tenant_id: int, doing: Sequence[_Decision]) -> UserWrites:
         changes = [each for each in doing if each.before is not None]
@@ -198,7 +221,9 @@ class UserGroup:
         return None if self._tombstones is None else self._tombstones.of(tenant_id, user.external_id)
 
 
-def _lock(connection: Connection, tenant_id: int, writes: Sequence[UserWrite]) -> LockedUsers:
+def _lock(
+    connection: Connection, tenant_id: int, writes: Sequence[UserWrite], *, hurries: bool
+) -> LockedUsers:
     return user_writes.lock(
         connection,
         tenant_id,
@@ -210,6 +235,7 @@ def _lock(connection: Connection, tenant_id: int, writes: Sequence[UserWrite]) -
             if isinstance(write.key, str) and write.action is not Action.CREATE and "\0" not in write.key
         },
         wanted={write.wanted for write in writes if write.wanted is not None},
+        hurries=hurries,
     )
 
 

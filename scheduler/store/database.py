@@ -35,16 +35,20 @@ _CLOCK: Final = SystemClock()
 
 
 def create_database_engine(
-    url: str, *, pool_size: int, application_name: str, statement_seconds: int = 0
+    url: str, *, pool_size: int, application_name: str, statement_seconds: int = 0, plans_once: bool = False
 ) -> Engine:
     """An engine for `url`, as libpq or SQLAlchemy write it, with at most `pool_size` connections.
 
-    Opens nothing: the first use does. A statement may take `statement_seconds`; 0: as long as it takes.
+    Opens nothing: the first use does. A statement may take `statement_seconds`; 0: as long as it takes. Where it
+    `plans_once`, statements that are executed often are planned without a look at their parameters: by itself
+    PostgreSQL would plan each update of the partitioned log anew.
     """
     engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=0,
+        # A session that has just worked has its plans and caches at hand.
+        pool_use_lifo=True,
         json_deserializer=orjson.loads,
         connect_args={
             "application_name": application_name,
@@ -56,7 +60,8 @@ def create_database_engine(
             # JIT compiles for longer than our statements run; plans for few rows gain nothing from helpers.
             "options": "-c timezone=UTC -c jit=off -c max_parallel_workers_per_gather=0"
             f" -c idle_in_transaction_session_timeout={_SILENT_TRANSACTION_SECONDS}s"
-            f" -c statement_timeout={statement_seconds}s",
+            f" -c statement_timeout={statement_seconds}s"
+            f" -c plan_cache_mode={'force_generic_plan' if plans_once else 'auto'}",
         },
     )
     event.listen(engine, "connect", arrays.register)

@@ -2,7 +2,8 @@
 
 Two steps, a round trip each. `lock` keeps others from these users, waits for deletions under way, and reads them as
 they are since. `write` does what was decided, shares planning and then reads the watermarks. In between nothing that
-was read can change, but that somebody else adds a user: the write then fails by the constraint, for all.
+was read can change, but that somebody else adds a user: the write then fails, for all. `create` is both in one round
+trip, where nobody but new users is to be written.
 
 A user is given as JSON, which the audit log keeps as it is.
 """
@@ -27,14 +28,21 @@ from scheduler.store.direct import Direct, Parameters, together
 from scheduler.store.known_occasions import WATERMARKS
 from scheduler.store.users import NOT_ERASED, SELECT_USER, StoredUser, stored_user
 
+PATIENCE: Final = "2s"
+"""How long a group waits for a lock, before its members are written alone: others wait in line for it."""
+
+_HURRY: Final = text("SELECT set_config('lock_timeout', :patience, true)")
+
 _LOCK: Final = text("""
 SELECT id FROM users WHERE tenant_id = :tenant_id AND id = ANY(CAST(:user_ids AS bigint[]))
 ORDER BY id FOR NO KEY UPDATE""")
 
+# In the order of an expression: to have the ids in order, a plan that was made while the table was empty would go
+# through all users of the tenant by the index of their ids, in each group until the table is first analyzed.
 _LOCK_EXTERNAL: Final = text("""
 SELECT id, external_id FROM users
 WHERE tenant_id = :tenant_id AND external_id = ANY(CAST(:external_ids AS text[]))
-ORDER BY id FOR NO KEY UPDATE""")
+ORDER BY id + 0 FOR NO KEY UPDATE""")
 
 _READ: Final = text(f"{SELECT_USER} AND u.id = ANY(CAST(:user_ids AS bigint[]))")
 _READ_EXTERNAL: Final = text(f"{SELECT_USER} AND u.external_id = ANY(CAST(:external_ids AS text[]))")
@@ -56,15 +64,22 @@ _NAMES: Final = (
 )
 _VALUES: Final = ", ".join(f"i.{name}" for name in _NAMES.split(", "))
 
+# Users and deletions are looked up by an array, not joined: for the same reason.
 _CREATE: Final = text(f"""
 WITH {_INPUT},
+taken AS MATERIALIZED (
+    SELECT id, external_id FROM users
+    WHERE tenant_id = :tenant_id AND external_id = ANY(CAST(:external_ids AS text[]))
+),
 written AS (
     INSERT INTO users (id, tenant_id, {_NAMES}, version, created_at, updated_at)
     SELECT coalesce(d.user_id, nextval('users_id_seq')), :tenant_id, {_VALUES}, coalesce(d.version, 0) + 1, :now, :now
     FROM input i
     LEFT JOIN deleted_users d ON d.tenant_id = :tenant_id AND d.external_id = i.external_id
+        AND d.external_id = ANY(CAST(:external_ids AS text[]))
         AND NOT EXISTS (SELECT FROM users renamed WHERE renamed.id = d.user_id)
-    WHERE {NOT_ERASED.format(tombstone="decode(i.tombstone, 'hex')")}
+    WHERE i.external_id <> ALL (ARRAY(SELECT external_id FROM taken))
+      AND {NOT_ERASED.format(tombstone="decode(i.tombstone, 'hex')")}
     ORDER BY i.external_id
     RETURNING id, external_id, version
 ),
@@ -78,7 +93,8 @@ noted AS (
     SELECT :now, :tenant_id, i.actor, i.address, i.request_id, 'create', 'user', CAST(w.id AS text), NULL, i."user"
     FROM written w JOIN input i USING (external_id)
 )
-SELECT id, external_id, version FROM written""")
+SELECT id, external_id, version FROM written
+UNION ALL SELECT id, external_id, 0 FROM taken""")
 
 _CHANGE: Final = text(f"""
 WITH {_INPUT},
@@ -110,6 +126,7 @@ FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS e (
     actor text, address text, request_id text, action text, subject text, before jsonb, after jsonb)
 RETURNING id""")
 
+_DIRECT_HURRY: Final = Direct(_HURRY)
 _DIRECT_LOCK: Final = Direct(_LOCK)
 _DIRECT_LOCK_EXTERNAL: Final = Direct(_LOCK_EXTERNAL)
 _DIRECT_READ: Final = Direct(_READ)
@@ -167,11 +184,12 @@ class UserWrites:
 class Written:
     """What was written.
 
-    `created`: id and version by external id, without those who were erased. `versions`: of the changed. `watermarks`:
-    the rows of `WATERMARKS`, as of when planning was shared.
+    `created`: id and version by external id, without those who were erased, or whose external id is `taken`.
+    `versions`: of the changed. `watermarks`: the rows of `WATERMARKS`, as of when planning was shared.
     """
 
     created: Mapping[str, tuple[int, int]]
+    taken: frozenset[str]
     versions: Mapping[int, int]
     watermarks: Sequence[Any]
 
@@ -183,13 +201,17 @@ def lock(
     user_ids: Iterable[int] = (),
     external_ids: Iterable[str] = (),
     wanted: Iterable[str] = (),
+    hurries: bool = False,
 ) -> LockedUsers:
-    """Lock and read the users of these ids and external ids; lock, not read, those who have a `wanted` external id."""
+    """Lock and read the users of these ids and external ids; lock, not read, those who have a `wanted` external id.
+
+    Who `hurries` has `PATIENCE` for each lock, to the end of the transaction.
+    """
     keys, names = sorted(user_ids), sorted(external_ids)
     by_id: dict[str, Any] = {"tenant_id": tenant_id, "user_ids": keys}
     by_external_id: dict[str, Any] = {"tenant_id": tenant_id, "external_ids": names}
     owners: dict[str, Any] = {"tenant_id": tenant_id, "external_ids": sorted({*names, *wanted})}
-    calls: list[tuple[Direct, Parameters]] = []
+    calls = _hurry(hurries)
     if keys:
         calls.append((_DIRECT_LOCK, by_id))
     if owners["external_ids"]:
@@ -207,10 +229,25 @@ def lock(
     )
 
 
+def create(
+    connection: Connection, tenant_id: int, new: Sequence[NewUser], *, now: datetime, hurries: bool = False
+) -> Written:
+    """Add all whose external id is free, without a `lock` before, and share planning; `hurries` as there.
+
+    Raises AddedMeanwhile.
+    """
+    # First by a statement of its own: it waits for deletions under way, and the next one sees them.
+    owners = {"tenant_id": tenant_id, "external_ids": sorted(each.user.external_id for each in new)}
+    return _written(
+        connection,
+        tenant_id,
+        [*_hurry(hurries), (_DIRECT_LOCK_EXTERNAL, owners), _creation(tenant_id, new, now)],
+    )
+
+
 def write(connection: Connection, tenant_id: int, writes: UserWrites, *, now: datetime) -> Written:
     """Do all of this, and share planning. Raises AddedMeanwhile where an external id was taken since the lock."""
-    tenant = {"tenant_id": tenant_id}
-    written = tenant | {"now": now}
+    written = {"tenant_id": tenant_id, "now": now}
     calls: list[tuple[Direct, Parameters]] = []
     # Who goes first leaves room: nobody of the same external id is both deleted and added.
     if writes.deleted_ids:
@@ -221,18 +258,42 @@ def write(connection: Connection, tenant_id: int, writes: UserWrites, *, now: da
         changed = {"user_ids": sorted(writes.changed), "users": _changed_as_json(writes.changed)}
         calls.append((_DIRECT_CHANGE, written | changed))
     if writes.new:
-        calls.append((_DIRECT_CREATE, written | {"users": _new_as_json(writes.new)}))
+        calls.append(_creation(tenant_id, writes.new, now))
     if writes.notes:
         calls.append((_DIRECT_NOTE, written | {"entries": _notes_as_json(writes.notes)}))
-    calls += [(_DIRECT_SHARE, locks.planning_of(tenant_id)), (WATERMARKS, tenant)]
+    done = _written(connection, tenant_id, calls)
+    if done.taken:
+        raise AddedMeanwhile
+    return done
+
+
+def _hurry(hurries: bool) -> list[tuple[Direct, Parameters]]:
+    return [(_DIRECT_HURRY, {"patience": PATIENCE})] if hurries else []
+
+
+def _creation(tenant_id: int, new: Sequence[NewUser], now: datetime) -> tuple[Direct, Parameters]:
+    return _DIRECT_CREATE, {
+        "tenant_id": tenant_id,
+        "now": now,
+        "external_ids": [each.user.external_id for each in new],
+        "users": _new_as_json(new),
+    }
+
+
+def _written(connection: Connection, tenant_id: int, calls: Sequence[tuple[Direct, Parameters]]) -> Written:
+    """Execute these and share planning. Raises AddedMeanwhile where somebody adds the same user at the same time."""
+    planning = [(_DIRECT_SHARE, locks.planning_of(tenant_id)), (WATERMARKS, {"tenant_id": tenant_id})]
     try:
-        rows = _answered(connection, calls)
+        rows = _answered(connection, [*calls, *planning])
     except IntegrityError as error:
         if isinstance(error.orig, UniqueViolation):
             raise AddedMeanwhile from None
         raise
+    # Who has been there has no version here.
+    new = rows.get(_DIRECT_CREATE, ())
     return Written(
-        {row.external_id: (row.id, row.version) for row in rows.get(_DIRECT_CREATE, ())},
+        {row.external_id: (row.id, row.version) for row in new if row.version},
+        frozenset(row.external_id for row in new if not row.version),
         {row.id: row.version for row in rows.get(_DIRECT_CHANGE, ())},
         rows[WATERMARKS],
     )

@@ -185,7 +185,8 @@ def test_the_names_of_dates_are_found_by_skipping_through_an_index(connection: C
 
 def test_all_of_a_person_is_found_by_their_id(connection: Connection) -> None:
     plan = plans(connection, lambda connection: personal_data.of_user(connection, TENANT, 77))
-    assert read_whole(plan) <= {"occasions", "unsubscribes"}
+    # Of batches there are a few here, which are read by their ids where there are many.
+    assert read_whole(plan) <= {"occasions", "unsubscribes", "batches"}
 
 
 def test_an_erasure_finds_all_of_a_person_by_their_id(connection: Connection) -> None:

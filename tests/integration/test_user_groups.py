@@ -22,6 +22,7 @@ from scheduler.domain.user import UserInput, UserPatch
 from scheduler.registry import Registry
 from scheduler.service import registry_for
 from scheduler.settings import Settings
+from scheduler.store import user_writes
 from scheduler.store.database import create_database_engine
 from tests.fixtures.databases import DatabaseCopies
 from tests.fixtures.waiting import wait_until, wait_until_blocked
@@ -36,6 +37,12 @@ Step = Callable[[Registry], object]
 
 def a_registry(engine: Engine) -> Registry:
     return registry_for(SETTINGS, engine, SettableClock(NOON))
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups wait for as long as a test lets them."""
+    monkeypatch.setattr(user_writes, "PATIENCE", "60s")
 
 
 @pytest.fixture
