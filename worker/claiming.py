@@ -36,6 +36,7 @@ from scheduler.store import (
 )
 from scheduler.store.batches import Counts, LeasedBatch
 from scheduler.store.contact_rules import GroupLimit
+from scheduler.store.direct import answers
 from scheduler.store.occasions import OccasionReader
 from scheduler.texts.message_texts import needs_details
 from worker.channels.failover import choose, providers_of
@@ -79,8 +80,9 @@ class Claimer:
         The batch notes which provider the delivery that follows may give its messages to. Raises LeaseLost.
         """
         now = self._clock.now()
-        batches.fence(connection, batch, provider=choose(provider))
-        occasion = self._occasions.read(connection, batch.occasion_id)
+        reading = occasions.reading(batch.occasion_id)
+        (found,) = batches.fence(connection, batch, provider=choose(provider), then=[reading])
+        occasion = self._occasions.read(found, batch.occasion_id)
         if occasion.is_withheld:
             self._withhold(connection, batch, occasion, now)
             return None
@@ -138,18 +140,24 @@ class Claimer:
         self, connection: Connection, batch: LeasedBatch, occasion: Occasion, now: datetime
     ) -> SortedClaims:
         limit = self._group_limit(connection, batch, occasion)
-        claimed = messages.claim(connection, batch)
-        user_ids = [message.user_id for message in claimed]
-        recipients = users.recipients(connection, user_ids, with_details=needs_details(occasion))
+        # Of all its users rather than of those claimed: so all is asked for in one round trip.
+        with_details = needs_details(occasion)
+        claimed, recipients, *barring = answers(
+            connection,
+            [
+                messages.claiming(batch),
+                users.reading(batch.user_ids, with_details=with_details),
+                *contact_rules.looking(batch, batch.user_ids),
+            ],
+        )
         claims = sort_claims(
-            claimed,
-            recipients,
+            claimed.rows,
+            users.recipients_of(recipients, with_details=with_details),
             batch.channel,
             follows_edits=self._planner.follows_edits(occasion, batch.local_date, now=now),
             follows_deferred=batch.local_date >= self._planner.follows_deferred_from(occasion, now=now),
         )
-        addresses = {message.recipient.id: message.address for message in claims.ready}
-        claims.cancel(contact_rules.barred(connection, batch, addresses))
+        claims.cancel(contact_rules.barred_by(connection, batch, claims.addresses, barring))
         if quiet := self._policy.quiet_hours_of(occasion, batch.channel):
             # By the clock of whoever made it due: one that is a second behind would put it off to the same instant.
             claims.defer(quiet, max(now, batch.due_at))
@@ -199,9 +207,11 @@ class Claimer:
         provider: Provider,
     ) -> Mapping[int, str]:
         """Who may have accepted an earlier attempt, as long as the channel has that provider."""
-        again = [message.recipient.id for message in ready if message.attempt > 1]
         present = providers_of(provider)
-        if not again or len(present) == 1:
+        if len(present) == 1:
+            return {}
+        again = [message.recipient.id for message in ready if message.attempt > 1]
+        if not again:
             return {}
         known = failures.last_unknown(connection, batch, again)
         for gone, number in sorted(Counter(name for name in known.values() if name not in present).items()):

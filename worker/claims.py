@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Final, NamedTuple
 
 from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import Channel
 from scheduler.domain.quiet_hours import QuietHours, quiet_until
 from scheduler.domain.zones import zone
 from scheduler.store.messages import ClaimedMessage
-from scheduler.store.users import Recipient
+from scheduler.store.users import Recipient, address_place
 
 
 class ReadyMessage(NamedTuple):
@@ -23,6 +23,10 @@ class ReadyMessage(NamedTuple):
     recipient: Recipient
     address: str
     attempt: int
+
+
+# Half of what a call of the class costs.
+_ready: Final = partial(tuple.__new__, ReadyMessage)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,6 +48,10 @@ class SortedClaims:
     """Not to be sent before the quiet hours have ended where the user lives."""
     stale: list[int] = field(default_factory=list)
     """Planned from a version of the user that was edited meanwhile: to be replanned, not sent."""
+
+    def addresses(self) -> dict[int, str]:
+        """The addresses of what is ready, by user."""
+        return {message.recipient.id: message.address for message in self.ready}
 
     def cancel(self, refused: Mapping[int, NotSentReason]) -> None:
         """Take out of what is ready the messages of these users."""
@@ -68,7 +76,7 @@ class SortedClaims:
 
 
 def sort_claims(
-    claimed: Sequence[ClaimedMessage],
+    claimed: Iterable[ClaimedMessage],
     recipients: Mapping[int, Recipient],
     channel: Channel,
     *,
@@ -83,21 +91,17 @@ def sort_claims(
     """
     claims = SortedClaims()
     ready = claims.ready
-    for message in claimed:
-        recipient = recipients.get(message.user_id)
+    place = address_place(channel)
+    for user_id, attempt, user_version, was_deferred in claimed:
+        recipient = recipients.get(user_id)
         if recipient is None:
-            claims.cancelled[NotSentReason.USER_DELETED].append(message.user_id)
-        elif message.user_version != recipient.version and (
-            follows_edits and _is_stale(message, follows_deferred=follows_deferred)
+            claims.cancelled[NotSentReason.USER_DELETED].append(user_id)
+        elif user_version != recipient.version and (
+            follows_edits and attempt == 1 and (follows_deferred or not was_deferred)
         ):
-            claims.stale.append(message.user_id)
-        elif address := recipient.address(channel):
-            ready.append(ReadyMessage(recipient, address, message.attempt))
+            claims.stale.append(user_id)
+        elif address := recipient[place]:
+            ready.append(_ready((recipient, address, attempt)))
         else:
-            claims.cancelled[NotSentReason.NO_ADDRESS].append(message.user_id)
+            claims.cancelled[NotSentReason.NO_ADDRESS].append(user_id)
     return claims
-
-
-def _is_stale(message: ClaimedMessage, *, follows_deferred: bool) -> bool:
-    """Whether a message is, whose user was edited since it was planned."""
-    return message.attempt == 1 and (follows_deferred or not message.was_deferred)

@@ -72,8 +72,10 @@ class DeliveryLoop:
         if delivery is None:
             return False
         held = self._keeper.hold(delivery.batch, self._shutdown)
+        settling = _Settling(delivery)
         try:
-            self._deliverer.deliver(delivery.batch, held)
+            # Settled before it is recorded, so that the next reference arrives meanwhile.
+            self._deliverer.deliver(delivery.batch, held, settling.settle)
         except LeaseLost:
             logger.bind(batch_id=delivery.batch.id).warning("outcomes_fenced_off")
         except DBAPIError as error:
@@ -82,7 +84,7 @@ class DeliveryLoop:
             logger.bind(batch_id=delivery.batch.id).exception("batch_failed")
         finally:
             self._keeper.release(held)
-        delivery.settle()
+        settling.settle()
         return True
 
     def _leave(self, delivery: Delivery, error: DBAPIError) -> None:
@@ -91,6 +93,18 @@ class DeliveryLoop:
 
     def _rest(self) -> None:
         self._clock.wait(self._shutdown.requested, self._clock.now() + _REST_AFTER_FAILURE)
+
+
+class _Settling:
+    """Settles a delivery once, whoever asks first. The lease is in the log, so the broker need not keep it."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery: Delivery | None = delivery
+
+    def settle(self) -> None:
+        delivery, self._delivery = self._delivery, None
+        if delivery is not None:
+            delivery.settle()
 
 
 def run_side_by_side(loops: Sequence[DeliveryLoop]) -> None:

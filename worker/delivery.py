@@ -10,7 +10,7 @@ While its provider takes nothing, a batch is handed back unclaimed, due when the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
@@ -23,12 +23,14 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from scheduler.clock import Clock
 from scheduler.domain.occasion import Channel
+from scheduler.errors import LeaseLost
 from scheduler.planner import Planner
-from scheduler.store import batches, failures, further_batches, messages
+from scheduler.store import batch_queries, batches, failures, further_batches, messages
 from scheduler.store.batches import Counts, LeasedBatch
 from scheduler.store.database import in_transaction
+from scheduler.store.direct import answers
 from scheduler.store.failures import FailedAttempt
-from worker.channels.port import DeliveryControl, Failed, Outcome, OutgoingMessage, Provider, named
+from worker.channels.port import DeliveryControl, Failed, Outcome, OutgoingMessage, Provider, all_named
 from worker.claiming import ClaimedBatch, Claimer
 from worker.policy import DeliveryPolicy
 from worker.rendering import Renderer
@@ -65,21 +67,29 @@ class Deliverer:
             channel for channel, provider in self._providers.items() if provider.pauses_until() is not None
         ]
 
-    def deliver(self, batch: LeasedBatch, control: DeliveryControl) -> Counts:
+    def deliver(
+        self, batch: LeasedBatch, control: DeliveryControl, sent: Callable[[], None] = lambda: None
+    ) -> Counts:
         """Deliver what still belongs to `batch` and record it; returns what became of it.
 
+        `sent` is called once nothing more of it is to be sent, before that is recorded; not where this raises before.
         Raises LeaseLost where the lease lapsed on the way: nothing of the outcomes is written, and the
         next lease tries the same keys again. Raises DBAPIError where the database does not answer: at the
-        claim at once, with outcomes in hand once the lease is over as well.
+        claim once the batch is given back, with outcomes in hand once the lease is over as well.
         """
         provider = self._providers[batch.channel]
-        claimed = in_transaction(
-            self._engine, lambda connection: self._claimer.claim(connection, batch, provider)
-        )
+        try:
+            claimed = in_transaction(
+                self._engine, lambda connection: self._claimer.claim(connection, batch, provider)
+            )
+        except (OperationalError, InterfaceError):
+            self._give_back(batch, control)
+            raise
         if claimed is None:
             logger.bind(batch_id=batch.id, channel=batch.channel.value).info("batch_postponed")
             return Counts()
         result = self._send(batch, claimed, control)
+        sent()
         counts = claimed.counts + self._record(batch, claimed, result, control)
         logger.bind(
             batch_id=batch.id,
@@ -94,6 +104,26 @@ class Deliverer:
         ).log("WARNING" if counts.dead else "INFO", "batch_delivered")
         return counts
 
+    def _give_back(self, batch: LeasedBatch, control: DeliveryControl) -> None:
+        """Have a batch of which nothing was sent due again as soon as the database answers; else its lease lapses."""
+
+        def work(connection: Connection) -> None:
+            now = self._clock.now()
+            batches.hand_back(connection, batch, Counts(), due_at=now, provider=batch.provider)
+            # A COMMIT that raised may have taken effect; what was left by an earlier lease may be out.
+            if batch.lease_token == 1:
+                messages.hand_back(connection, batch, batch.user_ids)
+
+        while not control.start_no_more():
+            try:
+                in_transaction(self._engine, work)
+                logger.bind(batch_id=batch.id).info("batch_given_back")
+                return
+            except LeaseLost:
+                return
+            except (OperationalError, InterfaceError):
+                self._clock.wait(Event(), self._clock.now() + _REST_BEFORE_RECORDING)
+
     def _send(self, batch: LeasedBatch, claimed: ClaimedBatch, control: DeliveryControl) -> BatchResult:
         outcomes = self._outcomes(batch, claimed, control) if claimed.ready else []
         return sort_outcomes(
@@ -107,16 +137,19 @@ class Deliverer:
         """One outcome each: what cannot be rendered fails by itself, the rest goes to the provider."""
         ready = claimed.ready
         rendered = self._renderer.render(batch, claimed.occasion, ready, self._clock.now())
-        outgoing = [
-            _bound(each, claimed.bound_to.get(message.recipient.id))
-            for message, each in zip(ready, rendered, strict=True)
-            if isinstance(each, OutgoingMessage)
-        ]
+        if claimed.bound_to:
+            rendered = [
+                _bound(each, claimed.bound_to.get(message.recipient.id))
+                for message, each in zip(ready, rendered, strict=True)
+            ]
+        outgoing = [each for each in rendered if type(each) is OutgoingMessage]
         provider = self._providers[batch.channel]
-        name = provider.name
         answered = provider.deliver(outgoing, control) if outgoing else []
-        delivered = iter([named(outcome, name) for outcome in answered])
-        return [each if isinstance(each, Failed) else next(delivered) for each in rendered]
+        delivered = all_named(answered, provider.name)
+        if len(outgoing) == len(rendered):
+            return delivered
+        rest = iter(delivered)
+        return [each if isinstance(each, Failed) else next(rest) for each in rendered]
 
     def _record(
         self, batch: LeasedBatch, claimed: ClaimedBatch, result: BatchResult, control: DeliveryControl
@@ -127,7 +160,7 @@ class Deliverer:
 
         def work(connection: Connection) -> None:
             # A COMMIT that raised may have taken effect.
-            if not (again and batches.is_finished(connection, batch)):
+            if not (again and batch_queries.is_finished(connection, batch)):
                 self._write(connection, batch, claimed, result, counts)
 
         while True:
@@ -155,9 +188,10 @@ class Deliverer:
             due_at = result.hand_back_until or self._providers[batch.channel].pauses_until() or now
             bound_to = _bound_to(claimed, result.handed_back)
             batches.hand_back(connection, batch, counts, due_at=due_at, provider=bound_to)
+            answers(connection, messages.accepting(batch, result.accepted))
         else:
-            batches.finish(connection, batch, counts, now=now)
-        messages.accept(connection, batch, result.accepted)
+            accepting = messages.accepting(batch, result.accepted)
+            batches.finish(connection, batch, counts, now=now, then=accepting)
         messages.hand_back(connection, batch, result.handed_back)
         self._record_retries(connection, batch, result, now)
         self._record_failures(connection, batch, result.dead, result.failed)
@@ -205,5 +239,7 @@ def _bound_to(claimed: ClaimedBatch, user_ids: Collection[int]) -> str | None:
     return min(names, default=None)
 
 
-def _bound(message: OutgoingMessage, provider: str | None) -> OutgoingMessage:
-    return message if provider is None else replace(message, bound_to=provider)
+def _bound(rendered: OutgoingMessage | Failed, provider: str | None) -> OutgoingMessage | Failed:
+    if provider is None or isinstance(rendered, Failed):
+        return rendered
+    return replace(rendered, bound_to=provider)

@@ -54,10 +54,12 @@ def sort_outcomes(
     Where `holds_unknown`, a message that may have been accepted is given up at once: a person decides.
     """
     result = BatchResult()
+    accepted = result.accepted
     for message, outcome in outcomes:
+        if type(outcome) is Accepted:
+            accepted[message.recipient.id] = outcome.at
+            continue
         match outcome:
-            case Accepted():
-                result.accepted[message.recipient.id] = outcome.at
             case NotAttempted(retry_at):
                 result.handed_back.append(message.recipient.id)
                 if retry_at is not None:

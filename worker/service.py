@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from datetime import timedelta
 from itertools import chain
 from random import Random
 from threading import Event
+from typing import Final
 
 from loguru import logger
 from sqlalchemy import Engine
@@ -31,6 +33,9 @@ from worker.leases import LeaseKeeper, Shutdown
 from worker.policy import DeliveryPolicy
 from worker.providers import ProviderSet
 from worker.rendering import Renderer
+
+_OBJECTS_BETWEEN_COLLECTIONS: Final = 20_000
+"""More than the batches under delivery hold: they go with their last reference, and are looked through in vain."""
 
 
 def delivery_policy(settings: Settings) -> DeliveryPolicy:
@@ -120,8 +125,14 @@ def run_worker(settings: Settings, stop: Event) -> None:
     """Run a worker until `stop` is set."""
     # Each thread listens on one connection and works on another; three more renew leases, report circuits and
     # look for providers on hold.
-    engine = engine_for(settings, "worker", least_connections=2 * settings.worker_threads + 3)
+    engine = engine_for(
+        settings, "worker", least_connections=2 * settings.worker_threads + 3, plans_once=True
+    )
     try:
-        Worker(settings, engine, SystemClock(), stop).run()
+        worker = Worker(settings, engine, SystemClock(), stop)
+        # What is there by now stays, and need not be looked through again and again.
+        gc.freeze()
+        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *gc.get_threshold()[1:])
+        worker.run()
     finally:
         engine.dispose()

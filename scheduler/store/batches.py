@@ -7,7 +7,7 @@ lapsed changes nothing (a fencing token; Kleppmann, "How to do distributed locki
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from datetime import date, datetime, timedelta
 from operator import add
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, text
 from scheduler.domain.batch import BATCH_TRANSITIONS, BatchEvent, first_queue
 from scheduler.domain.occasion import Channel, Priority
 from scheduler.errors import LeaseLost
-from scheduler.store.direct import Direct
+from scheduler.store.direct import Answer, Call, Direct, answers
 
 
 def _move(event: BatchEvent) -> tuple[str, str]:
@@ -107,9 +107,6 @@ WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
 _FENCE: Final = Direct(f"""
 UPDATE batches SET provider = :provider
 WHERE id = :id AND lease_token = :lease_token AND {_MAY_FINISH}""")
-
-_IS_FINISHED: Final = text("""
-SELECT 1 FROM batches WHERE id = :id AND lease_token = :lease_token AND state = 'done'""")
 
 _COUNTS: Final = """
     sent_count = sent_count + :sent, retried_count = retried_count + :retried, dead_count = dead_count + :dead,
@@ -279,7 +276,7 @@ def lease_ahead(
 def lease(connection: Connection, batch_id: int, *, worker: str, expires_at: datetime) -> LeasedBatch | None:
     """Lease the batch a broker named; None if it is not waiting to be leased (a redelivery, say)."""
     parameters = {"id": batch_id, "worker": worker, "expires_at": expires_at}
-    return leased_batch(_LEASE_ONE.one_or_none(connection, parameters))
+    return leased_batch(_LEASE_ONE.at_once(connection, parameters))
 
 
 def renew(connection: Connection, batch: LeasedBatch, *, expires_at: datetime) -> None:
@@ -288,29 +285,25 @@ def renew(connection: Connection, batch: LeasedBatch, *, expires_at: datetime) -
     _require_lease(connection.execute(_RENEW, parameters).rowcount, batch)
 
 
-def fence(connection: Connection, batch: LeasedBatch, *, provider: str) -> None:
+def fence(
+    connection: Connection, batch: LeasedBatch, *, provider: str, then: Sequence[Call] = ()
+) -> list[Answer]:
     """Keep a lease from changing hands until the transaction ends, and note the provider that is to be given the
-    messages; raises LeaseLost if it is no longer held.
-
-    The note is committed with the claim, before anything is sent: should the worker be lost, it tells who may have
-    accepted what is left.
+    messages: who may have accepted what a lost worker leaves. Raises LeaseLost if it is no longer held. What is to be
+    called `then` goes along in the same round trip; its answers are returned.
     """
-    parameters = _token_parameters(batch) | {"provider": provider}
-    _require_lease(_FENCE.count(connection, parameters), batch)
+    return _fenced(connection, batch, Call(_FENCE, _token_parameters(batch) | {"provider": provider}), then)
 
 
-def is_finished(connection: Connection, batch: LeasedBatch) -> bool:
-    """Whether the batch was closed under this very lease, by a COMMIT that seemed to fail."""
-    return connection.execute(_IS_FINISHED, _token_parameters(batch)).one_or_none() is not None
-
-
-def finish(connection: Connection, batch: LeasedBatch, counts: Counts, *, now: datetime) -> None:
+def finish(
+    connection: Connection, batch: LeasedBatch, counts: Counts, *, now: datetime, then: Sequence[Call] = ()
+) -> None:
     """Close a batch whose messages all have an outcome; raises LeaseLost if the lease is no longer held.
 
-    Called first in the transaction that writes the outcomes: it locks the lease until they are in.
+    Called first in the transaction that writes the outcomes: it locks the lease until they are in. What is to be
+    called `then` goes along in one round trip, and is undone with the transaction where the lease is lost.
     """
-    parameters = _lease_parameters(batch, counts) | {"now": now}
-    _require_lease(_FINISH.count(connection, parameters), batch)
+    _fenced(connection, batch, Call(_FINISH, _lease_parameters(batch, counts) | {"now": now}), then)
 
 
 def hand_back(
@@ -370,6 +363,12 @@ def _lease_parameters(batch: LeasedBatch, counts: Counts) -> dict[str, Any]:
 
 def _token_parameters(batch: LeasedBatch) -> dict[str, Any]:
     return {"id": batch.id, "lease_token": batch.lease_token}
+
+
+def _fenced(connection: Connection, batch: LeasedBatch, first: Call, then: Sequence[Call]) -> list[Answer]:
+    changed, *others = answers(connection, [first, *then])
+    _require_lease(changed.changed, batch)
+    return others
 
 
 def _require_lease(rows: int, batch: LeasedBatch) -> None:

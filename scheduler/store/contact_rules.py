@@ -9,7 +9,7 @@ longest lateness limit of the group and `_DATE_MARGIN` together; what is replaye
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,7 +21,7 @@ from scheduler.domain.message import MessageState, NotSentReason
 from scheduler.domain.occasion import Occasion
 from scheduler.store.arrays import Bigints
 from scheduler.store.batches import LeasedBatch
-from scheduler.store.direct import Direct
+from scheduler.store.direct import Answer, Call, Direct, answers
 
 _EVERY_OCCASION: Final = 0
 # Retries, nights and the width of the world come on top of the lateness limit.
@@ -80,24 +80,46 @@ def barred(
     connection: Connection, batch: LeasedBatch, addresses: Mapping[int, str]
 ) -> dict[int, NotSentReason]:
     """The users among these (with the addresses they would be written to at) who must not be, and why not."""
-    parameters = {
-        "user_ids": Bigints(addresses),
+    return barred_by(connection, batch, lambda: addresses, answers(connection, looking(batch, addresses)))
+
+
+def looking(batch: LeasedBatch, user_ids: Iterable[int]) -> list[Call]:
+    """What tells which of these users may be barred, to be sent in company."""
+    of_channel = {"tenant_id": batch.tenant_id, "channel": batch.channel.value}
+    of_users = {
+        "user_ids": Bigints(user_ids),
         "channel": batch.channel.value,
         "occasion_ids": [_EVERY_OCCASION, batch.occasion_id],
     }
-    unsubscribed = _UNSUBSCRIBED.tuples(connection, parameters)
-    found: dict[int, NotSentReason] = dict.fromkeys(
-        [user_id for (user_id,) in unsubscribed], NotSentReason.UNSUBSCRIBED
+    return [Call(_UNSUBSCRIBED, of_users), Call(_HAS_SUPPRESSED, of_channel)]
+
+
+def barred_by(
+    connection: Connection,
+    batch: LeasedBatch,
+    addresses: Callable[[], Mapping[int, str]],
+    found: Sequence[Answer],
+) -> dict[int, NotSentReason]:
+    """As `barred`, by what `looking` has found for these users, and perhaps for others; `addresses` may not be asked
+    for.
+    """
+    unsubscribed, any_suppressed = found
+    barred_users: dict[int, NotSentReason] = dict.fromkeys(
+        [user_id for (user_id,) in unsubscribed.rows], NotSentReason.UNSUBSCRIBED
     )
-    return found | dict.fromkeys(_suppressed(connection, batch, addresses), NotSentReason.SUPPRESSED)
+    if any_suppressed.rows:
+        suppressed = _suppressed(connection, batch, addresses())
+        barred_users |= dict.fromkeys(suppressed, NotSentReason.SUPPRESSED)
+    return barred_users
 
 
 def _suppressed(connection: Connection, batch: LeasedBatch, addresses: Mapping[int, str]) -> list[int]:
-    parameters = {"tenant_id": batch.tenant_id, "channel": batch.channel.value}
-    if not _HAS_SUPPRESSED.tuples(connection, parameters):
-        return []
     normal = {user_id: normal_address(batch.channel, address) for user_id, address in addresses.items()}
-    parameters |= {"addresses": "\n".join(normal.values())}
+    parameters = {
+        "tenant_id": batch.tenant_id,
+        "channel": batch.channel.value,
+        "addresses": "\n".join(normal.values()),
+    }
     suppressed = set(connection.execute(_SUPPRESSED, parameters).scalars())
     return [user_id for user_id, address in normal.items() if address in suppressed] if suppressed else []
 

@@ -7,10 +7,11 @@ for the answers in between: one round trip, and the server runs them in order, e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import RawCursor
+from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory, namedtuple_row, tuple_row
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.dialects.postgresql import asyncpg
@@ -51,6 +52,23 @@ class Direct:
         """How many rows it changed. Raises what SQLAlchemy raises."""
         return _driven(connection, lambda driver: self.send(driver, parameters).rowcount)
 
+    def at_once(self, connection: Connection, parameters: Parameters) -> Any:
+        """The only row; None: there is none. Where no transaction is under way the statement is one of its own:
+        committed in one round trip instead of three. Raises what SQLAlchemy raises.
+        """
+
+        def run(driver: psycopg.Connection[Any]) -> Any:
+            if driver.info.transaction_status is not TransactionStatus.IDLE:
+                return self.send(driver, parameters).fetchone()
+            driver.autocommit = True
+            try:
+                return self.send(driver, parameters).fetchone()
+            finally:
+                if not driver.closed:
+                    driver.autocommit = False
+
+        return _driven(connection, run)
+
     def send(
         self,
         driver: psycopg.Connection[Any],
@@ -63,6 +81,24 @@ class Direct:
         return cursor
 
 
+class Call(NamedTuple):
+    """A statement and what it is called with, to be sent in company."""
+
+    statement: Direct
+    parameters: Parameters
+    is_named: bool = False
+    """Whether its rows are to have names; those who read many do without."""
+
+
+class Answer(NamedTuple):
+    """What one of several statements has done."""
+
+    changed: int
+    """How many rows it changed, or found."""
+    rows: list[Any]
+    """None where it returns none."""
+
+
 def together(connection: Connection, calls: Sequence[tuple[Direct, Parameters]]) -> list[list[Any]]:
     """The rows of each statement, of which all return some, in one round trip. Raises what SQLAlchemy raises."""
 
@@ -72,6 +108,27 @@ def together(connection: Connection, calls: Sequence[tuple[Direct, Parameters]])
             return [cursor.fetchall() for cursor in cursors]
 
     return _driven(connection, run)
+
+
+def answers(connection: Connection, calls: Sequence[Call]) -> list[Answer]:
+    """What each statement has done, in one round trip; where one fails, those after it do nothing.
+
+    Raises what SQLAlchemy raises.
+    """
+
+    def run(driver: psycopg.Connection[Any]) -> list[Answer]:
+        with driver.pipeline():
+            cursors = [
+                call.statement.send(driver, call.parameters, namedtuple_row if call.is_named else tuple_row)
+                for call in calls
+            ]
+        return [
+            # Unlike `description`, which says the same, it does not look each column up.
+            Answer(cursor.rowcount, [] if cursor.rownumber is None else cursor.fetchall())
+            for cursor in cursors
+        ]
+
+    return _driven(connection, run) if calls else []
 
 
 def _driven(connection: Connection, work: Callable[[psycopg.Connection[Any]], Result]) -> Result:

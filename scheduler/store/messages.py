@@ -29,7 +29,7 @@ from scheduler.domain.message import (
 )
 from scheduler.store.arrays import Bigints, Instants
 from scheduler.store.batches import LeasedBatch
-from scheduler.store.direct import Direct
+from scheduler.store.direct import Call, Direct
 from scheduler.store.message_keys import key_columns, key_of, single_key
 
 _OF_BATCH: Final = """
@@ -59,12 +59,10 @@ _CLAIM: Final = Direct(
     + f" RETURNING user_id, attempt, user_version, time_rule = '{TimeRule.QUIET_HOURS}' AS was_deferred"
 )
 # The users are sorted, so that `width_bucket` finds each one's place by binary search; a join cost three times as much.
-_ACCEPTED_AT: Final = (
-    "(CAST(:accepted_ats AS timestamptz[]))[width_bucket(user_id, CAST(:user_ids AS bigint[]))]"
-)
-_ACCEPT: Final = Direct(
-    _update(MessageEvent.ACCEPT, f", accepted_at = {_ACCEPTED_AT}", "batch_id = :batch_id")
-)
+_AT: Final = "(CAST(:accepted_ats AS timestamptz[]))[width_bucket(user_id, CAST(:user_ids AS bigint[]))]"
+_HELD: Final = "batch_id = :batch_id"
+_ACCEPT: Final = Direct(_update(MessageEvent.ACCEPT, f", accepted_at = {_AT}", _HELD))
+_ACCEPT_TOGETHER: Final = Direct(_update(MessageEvent.ACCEPT, ", accepted_at = :accepted_at", _HELD))
 _RETRY: Final = text(_update(MessageEvent.RETRY, ", batch_id = NULL", "batch_id = :batch_id"))
 _BURY: Final = text(_update(MessageEvent.BURY, ", reason = :reason", "batch_id = :batch_id"))
 _BURY_LEFT_SENDING: Final = text(
@@ -117,7 +115,6 @@ _DEFER_RETRY: Final = text(
     )
 )
 
-
 # What providers report is about single messages, in any order: they are found by their whole keys.
 _REPORTED: Final = """
 unnest(CAST(:user_ids AS bigint[]), CAST(:local_dates AS date[]), CAST(:occasion_ids AS integer[]),
@@ -146,7 +143,6 @@ SELECT l.user_id, l.local_date, l.occasion_id, l.slot, CAST(l.channel AS text) A
 FROM message_log l JOIN {_REPORTED} ON {_IS_REPORTED}
 ORDER BY l.user_id, l.local_date, l.occasion_id, l.slot, l.channel FOR NO KEY UPDATE OF l""")
 _BEFORE_ITS_OUTCOME: Final = (MessageState.SCHEDULED, MessageState.SENDING)
-
 
 # Dead letters lie all over the log: they too are found by their whole keys. Without its batch, a message is
 # claimed by nothing but the batch of its replay.
@@ -217,19 +213,21 @@ class Report:
     reason: str
 
 
-def claim(connection: Connection, batch: LeasedBatch) -> list[ClaimedMessage]:
-    """Take the messages that still belong to `batch` into `sending`; those that moved on are left out."""
-    return [ClaimedMessage(*row) for row in _CLAIM.tuples(connection, _claim_parameters(batch))]
+def claiming(batch: LeasedBatch) -> Call:
+    """Takes what still belongs to `batch` into `sending`, to be sent in company: its rows are `ClaimedMessage`s."""
+    return Call(_CLAIM, _claim_parameters(batch))
 
 
-def accept(connection: Connection, batch: LeasedBatch, accepted: Mapping[int, datetime]) -> int:
-    """The provider took the messages of these users, each at its instant."""
+def accepting(batch: LeasedBatch, accepted: Mapping[int, datetime]) -> list[Call]:
+    """The provider took the messages of these users, each at its instant; to be sent in company."""
     if not accepted:
-        return 0
+        return []
     user_ids = sorted(accepted)
-    accepted_ats = Instants(accepted[user_id] for user_id in user_ids)
-    parameters = _key_parameters(batch, user_ids) | {"accepted_ats": accepted_ats}
-    return _ACCEPT.count(connection, parameters)
+    parameters = _key_parameters(batch, user_ids)
+    instants = set(accepted.values())
+    if len(instants) == 1:
+        return [Call(_ACCEPT_TOGETHER, parameters | {"accepted_at": instants.pop()})]
+    return [Call(_ACCEPT, parameters | {"accepted_ats": Instants(map(accepted.__getitem__, user_ids))})]
 
 
 def retry(connection: Connection, batch: LeasedBatch, user_ids: Sequence[int]) -> int:

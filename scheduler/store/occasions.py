@@ -28,7 +28,7 @@ from scheduler.domain.occasion import (
 )
 from scheduler.domain.quiet_hours import QuietHours
 from scheduler.domain.retry import RetryPolicy
-from scheduler.store.direct import Direct
+from scheduler.store.direct import Answer, Call, Direct
 
 _COLUMNS: Final = """
     id, tenant_id, key, name, kind, rule, local_times, honours_preferred_time,
@@ -163,14 +163,19 @@ class OccasionReader:
         self._row: Any = None
         self._last: Occasion | None = None
 
-    def read(self, connection: Connection, occasion_id: int) -> Occasion:
-        """An occasion of any tenant. Raises LookupError where there is none."""
-        row = _READ_BY_ID.one_or_none(connection, {"ids": [occasion_id]})
-        if row is None:
+    def read(self, answer: Answer, occasion_id: int) -> Occasion:
+        """The occasion that `reading` has found. Raises LookupError where there is none."""
+        if not answer.rows:
             raise LookupError(f"there is no occasion {occasion_id}")
+        (row,) = answer.rows
         if self._last is None or row != self._row:
             self._row, self._last = row, _occasion(row)
         return self._last
+
+
+def reading(occasion_id: int) -> Call:
+    """What finds an occasion of any tenant, to be sent in company; see `OccasionReader`."""
+    return Call(_READ_BY_ID, {"ids": [occasion_id]}, is_named=True)
 
 
 def active(connection: Connection, tenant_id: int | None = None) -> list[Occasion]:

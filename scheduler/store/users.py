@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, text
@@ -22,7 +23,7 @@ from scheduler.domain.user import UserInput
 from scheduler.errors import Conflict, PersonErased
 from scheduler.store import inbox
 from scheduler.store.arrays import Bigints
-from scheduler.store.direct import Direct
+from scheduler.store.direct import Answer, Call, Direct, answers
 from scheduler.store.readers import Readers, SingleRow
 
 ZoneTime = tuple[str, time | None]
@@ -73,7 +74,8 @@ _LOCK: Final = text("""
 SELECT id FROM users WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE""")
 
 _RECIPIENTS: Final = Direct("""
-SELECT id, version, external_id, first_name, last_name, email, phone, push_token, webhook_url, locale, timezone
+SELECT id, version, external_id, first_name, last_name, email, phone, push_token, webhook_url, locale, timezone,
+       NULL AS attributes, NULL AS dates
 FROM users WHERE id = ANY(CAST(:user_ids AS bigint[]))""")
 
 _RECIPIENTS_WITH_DETAILS: Final = Direct("""
@@ -148,17 +150,24 @@ class Recipient(NamedTuple):
 
     def address(self, channel: Channel) -> str | None:
         """Where a message of `channel` goes; None: they have no address for it. Everyone has an inbox."""
-        match channel:
-            case Channel.EMAIL:
-                return self.email
-            case Channel.SMS:
-                return self.phone
-            case Channel.PUSH:
-                return self.push_token
-            case Channel.WEBHOOK:
-                return self.webhook_url
-            case Channel.IN_APP:
-                return self.external_id
+        found: str | None = getattr(self, _ADDRESS_FIELDS[channel])
+        return found
+
+
+_ADDRESS_FIELDS: Final = {
+    Channel.EMAIL: "email",
+    Channel.SMS: "phone",
+    Channel.PUSH: "push_token",
+    Channel.WEBHOOK: "webhook_url",
+    Channel.IN_APP: "external_id",
+}
+# What `Recipient._make` does, without the call of a function of Python's for each row.
+_recipient: Final = partial(tuple.__new__, Recipient)
+
+
+def address_place(channel: Channel) -> int:
+    """Where in a `Recipient` its address on a channel is, for those who read many."""
+    return Recipient._fields.index(_ADDRESS_FIELDS[channel])
 
 
 def erased(tombstone: bytes | None) -> PersonErased:
@@ -200,13 +209,11 @@ def find_external(connection: Connection, tenant_id: int, external_id: str) -> S
     return None if row is None else stored_user(row)
 
 
-def read(readers: Readers, tenant_id: int, key: int | str) -> StoredUser | None:
-    """A user by id, or by external id, for whoever only reads."""
+def read(readers: Readers, tenant_id: int, key: int | str) -> Any:
+    """The row of `SELECT_USER` of a user by id, or by external id, for whoever only reads; None: there is none."""
     if isinstance(key, int):
-        row = readers.one_or_none(_READ, tenant_id, user_id=key)
-    else:
-        row = None if "\0" in key else readers.one_or_none(_READ_EXTERNAL, tenant_id, external_id=key)
-    return None if row is None else stored_user(row)
+        return readers.one_or_none(_READ, tenant_id, user_id=key)
+    return None if "\0" in key else readers.one_or_none(_READ_EXTERNAL, tenant_id, external_id=key)
 
 
 def lock(connection: Connection, user_ids: Sequence[int]) -> list[int]:
@@ -218,11 +225,20 @@ def recipients(
     connection: Connection, user_ids: Sequence[int], *, with_details: bool = False
 ) -> dict[int, Recipient]:
     """The users of these ids who still exist, by id; `with_details` with their attributes and dates."""
-    parameters = {"user_ids": Bigints(user_ids)}
-    if not with_details:
-        return {row[0]: Recipient(*row) for row in _RECIPIENTS.tuples(connection, parameters)}
-    rows = _RECIPIENTS_WITH_DETAILS.rows(connection, parameters)
-    return {row[0]: Recipient(*row)._replace(dates=_dates(row.dates or {})) for row in rows}
+    (found,) = answers(connection, [reading(user_ids, with_details=with_details)])
+    return recipients_of(found, with_details=with_details)
+
+
+def reading(user_ids: Sequence[int], *, with_details: bool = False) -> Call:
+    """What `recipients` calls, to be sent in company."""
+    statement = _RECIPIENTS_WITH_DETAILS if with_details else _RECIPIENTS
+    return Call(statement, {"user_ids": Bigints(user_ids)})
+
+
+def recipients_of(answer: Answer, *, with_details: bool = False) -> dict[int, Recipient]:
+    """What `reading` has found, by user."""
+    rows = [(*row[:-1], _dates(row[-1] or {})) for row in answer.rows] if with_details else answer.rows
+    return {recipient.id: recipient for recipient in map(_recipient, rows)}
 
 
 def zone_times(connection: Connection, tenant_id: int) -> list[ZoneTime]:

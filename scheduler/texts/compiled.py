@@ -7,8 +7,9 @@ test says so) at a fraction of the cost. All others are Jinja2's compiled code.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from types import CodeType
 from typing import Any, Final, cast
 
@@ -30,6 +31,11 @@ _NOT_ON_ONE_LINE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 # As markupsafe does it; a str.translate of its own costs a fifth of making Markup.
 _ESCAPED: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "'": "&#39;", '"': "&#34;"})
 _LINE_BREAK: Final = re.compile(r"[\r\n]")
+# Where a reader's own values go in a text that is filled in but for those; no text that is stored holds it.
+_OPEN: Final = "\0"
+
+RowText = Callable[[Sequence[Any]], str]
+"""Renders a text from a row of values. Raises RenderingFailed."""
 
 
 def _environment(*, autoescape: bool) -> TextEnvironment:
@@ -66,7 +72,31 @@ class CompiledText:
         A subject comes out as one line without control characters, whatever the values hold. Raises
         RenderingFailed where a value is missing or of no use, or where a bound is exceeded.
         """
-        result = self._formatted(values) if reading is None else self._rendered(values, reading)
+        return self._checked(self._formatted(values) if reading is None else self._rendered(values, reading))
+
+    def for_rows(self, shared: Mapping[str, Any], columns: Sequence[str]) -> RowText | None:
+        """The text for many readers, with what they share filled in: it takes rows that hold a text in each of
+        `columns` that it names, and does what `render` does. None where it is not plain, or names something else.
+        """
+        if self._pattern is None or not shared.keys() | set(columns) >= set(self._fields):
+            return None
+        own = [name for name in self._fields if name not in shared]
+        filled = self._formatted({**shared, **dict.fromkeys(own, _OPEN)})
+        if not own:
+            if len(filled) > self._most:
+                return lambda _row: self._checked(filled)
+            said = self._checked(filled)
+            return lambda _row: said
+        pattern = filled.replace("%", "%%").replace(_OPEN, "%s")
+        places = [columns.index(name) for name in own]
+        if self._is_html:
+            return lambda row: self._checked(
+                pattern % tuple([row[place].translate(_ESCAPED) for place in places])
+            )
+        take = itemgetter(*places)
+        return lambda row: self._checked(pattern % take(row))
+
+    def _checked(self, result: str) -> str:
         if len(result) > self._most:
             raise RenderingFailed(f"the result is longer than {self._most:,} characters")
         if self._is_subject and not result.isprintable():

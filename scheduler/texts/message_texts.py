@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
 from scheduler.domain.occasion import MessageText, Occasion
 from scheduler.errors import InvalidInput
 from scheduler.texts.bounds import TextForm
-from scheduler.texts.compiled import CompiledText, compile_text
+from scheduler.texts.compiled import CompiledText, RowText, compile_text
 from scheduler.texts.environment import Named, Reading
 from scheduler.texts.failure import RenderingFailed
 from scheduler.texts.grammar import GROUPS
@@ -22,6 +22,14 @@ class RenderedText(NamedTuple):
     subject: str
     body: str
     html: str | None
+
+
+class RowTexts(NamedTuple):
+    """What renders subject, body and HTML from a row of values. Each raises RenderingFailed."""
+
+    subject: RowText
+    body: RowText
+    html: RowText | None
 
 
 class CompiledTexts:
@@ -44,6 +52,14 @@ class CompiledTexts:
             self._body.render(values, reading),
             None if self._html is None else self._html.render(values, reading),
         )
+
+    def for_rows(self, shared: Mapping[str, Any], columns: Sequence[str]) -> RowTexts | None:
+        """All of them for many readers; see `CompiledText.for_rows`. None where one of them takes more than that."""
+        subject, body = (text.for_rows(shared, columns) for text in (self._subject, self._body))
+        if subject is None or body is None:
+            return None
+        html = None if self._html is None else self._html.for_rows(shared, columns)
+        return None if self._html is not None and html is None else RowTexts(subject, body, html)
 
 
 class OccasionTexts:

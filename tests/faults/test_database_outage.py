@@ -177,6 +177,44 @@ def test_an_error_that_time_does_not_heal_is_not_tried_again(
     assert (len(lossy.runs), clock.waits) == (2, 0)
 
 
+@pytest.mark.parametrize("rolls_back", [True, False])
+def test_a_batch_that_could_not_be_claimed_is_given_back_once_the_database_answers(
+    engine: Engine, clock: EventfulClock, monkeypatch: pytest.MonkeyPatch, rolls_back: bool
+) -> None:
+    """At once, whatever became of the COMMIT of the claim: nothing was sent, so no attempt counts."""
+    pipeline = Pipeline(engine, clock)
+    pipeline.add_due_people(3)
+    pipeline.enqueue()
+    batch = pipeline.lease()
+    lossy = LossyTransactions(first_lost=1, lost=3, rolls_back=rolls_back)
+    monkeypatch.setattr(delivery, "in_transaction", lossy)
+    provider = ScriptedProvider()
+    with pytest.raises(OperationalError):
+        pipeline.deliverer(provider).deliver(batch, held(batch, clock))
+    assert (pipeline.states(), pipeline.batch_states()) == ({"scheduled": 3}, {"pending": 1})
+    assert (provider.received, clock.now() - NINE < timedelta(seconds=4)) == ([], True)
+    pipeline.enqueue()
+    pipeline.deliverer(provider).deliver(again := pipeline.lease(), held(again, clock))
+    [row] = pipeline.rows("SELECT DISTINCT CAST(state AS text) AS state, attempt FROM message_log")
+    assert tuple(row) == ("sent", 1)
+
+
+def test_a_batch_that_could_not_be_claimed_lapses_where_the_database_stays_away(
+    engine: Engine, clock: EventfulClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(engine, clock)
+    pipeline.add_due_people(1)
+    pipeline.enqueue()
+    batch = pipeline.lease()
+    monkeypatch.setattr(
+        delivery, "in_transaction", LossyTransactions(first_lost=1, lost=1_000, rolls_back=True)
+    )
+    with pytest.raises(OperationalError):
+        pipeline.deliverer(ScriptedProvider()).deliver(batch, held(batch, clock))
+    assert clock.now() == NINE + LEASE
+    assert pipeline.batch_states() == {"leased": 1}
+
+
 def test_a_stop_whose_deadline_is_over_ends_the_tries(
     engine: Engine, clock: EventfulClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from scheduler.clock import SettableClock
 from scheduler.domain.message import MessageKey, MessageState
 from scheduler.store import ad_hoc, message_queries, messages, withdrawals
+from scheduler.store.direct import answers
 from scheduler.store.message_queries import MessageFilter
 from tests.fixtures.api import add_user, api_client, body_of, problem
 from tests.fixtures.dead_letters import kill
@@ -67,9 +68,9 @@ def test_who_comes_first_has_the_message(client: FlaskClient, pipeline: Pipeline
         transaction = worker.begin()
         with engine.begin() as operator:
             withdrawals.withdraw(operator, TENANT, key_of(cancelled), now=NINE)
-            claim = pool.submit(messages.claim, worker, batch)
+            claim = pool.submit(answers, worker, [messages.claiming(batch)])
             wait_until_blocked(engine, claim)
-        assert [each.user_id for each in claim.result()] == [claimed]
+        assert [row[0] for row in claim.result()[0].rows] == [claimed]
         cancel = pool.submit(client.post, f"{MESSAGES}/{key_of(claimed).text}/cancel")
         wait_until_blocked(engine, cancel)
         transaction.commit()

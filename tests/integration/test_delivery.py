@@ -16,8 +16,9 @@ from scheduler.domain.occasion import Channel
 from scheduler.domain.retry import RetryPolicy
 from scheduler.domain.user import UserPatch
 from scheduler.errors import LeaseLost
-from scheduler.store import batches
+from scheduler.store import batches, messages
 from scheduler.store.batches import Counts, LeasedBatch
+from scheduler.store.direct import answers
 from tests.fixtures.messages import Signal
 from tests.fixtures.pipeline import ENQUEUE_DEADLINE, LATENESS_LIMIT, LEASE, NINE, TENANT, Pipeline
 from tests.fixtures.providers import AT, ScriptedProvider, failed
@@ -166,6 +167,19 @@ def test_a_redelivery_after_the_end_finds_nothing_to_lease(pipeline: Pipeline) -
         assert batches.lease(connection, batch.id, worker="other", expires_at=NINE + LEASE) is None
     with pytest.raises(LeaseLost):
         deliver(pipeline, ScriptedProvider(), batch)
+
+
+def test_what_is_written_along_with_the_end_of_a_lost_lease_is_undone(pipeline: Pipeline) -> None:
+    pipeline.add_due_people(1)
+    pipeline.enqueue()
+    batch = pipeline.lease()
+    with pipeline.engine.begin() as connection:
+        answers(connection, [messages.claiming(batch)])
+    accepting = messages.accepting(batch, {batch.user_ids[0]: NINE})
+    late = replace(batch, lease_token=batch.lease_token - 1)
+    with pytest.raises(LeaseLost), pipeline.engine.begin() as connection:
+        batches.finish(connection, late, Counts(sent=1), now=NINE, then=accepting)
+    assert (pipeline.states(), pipeline.batch_states()) == ({"sending": 1}, {"leased": 1})
 
 
 def test_failures_of_one_batch_share_a_retry_batch(pipeline: Pipeline, clock: SettableClock) -> None:

@@ -13,6 +13,7 @@ from scheduler.broker.port import Consumer, Delivery
 from scheduler.clock import SettableClock
 from scheduler.domain.occasion import Channel
 from scheduler.errors import DatabaseUnavailable
+from scheduler.store.batches import LeasedBatch
 from tests.fixtures.pipeline import LEASE, NINE, Pipeline
 from tests.fixtures.providers import AT, ScriptedProvider
 from tests.fixtures.waiting import wait_until
@@ -70,6 +71,50 @@ def test_a_loop_delivers_what_there_is(pipeline: Pipeline, make_loop: MakeLoop) 
     loop = make_loop(ScriptedProvider())
     assert [loop.deliver_next(AT_ONCE) for _ in range(3)] == [True, True, False]
     assert pipeline.states() == {"sent": 3}
+
+
+class WatchedDelivery:
+    """A delivery that notes what the log says of its messages when it is settled."""
+
+    def __init__(self, batch: LeasedBatch, pipeline: Pipeline) -> None:
+        self.batch = batch
+        self.settled: list[dict[str, int]] = []
+        self._pipeline = pipeline
+
+    def settle(self) -> None:
+        """See the port."""
+        self.settled.append(self._pipeline.states())
+
+
+class OneDelivery:
+    """A consumer of one delivery."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def receive(self, lease_for: timedelta, wait: timedelta, paused: Collection[Channel] = ()) -> Delivery:
+        """See the port."""
+        return self._delivery
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [(lambda _: Accepted(AT), "sent"), (lambda _: 1 / 0, "sending")],
+    ids=["sent", "failed"],
+)
+def test_a_batch_is_settled_once_when_nothing_more_of_it_is_sent(
+    pipeline: Pipeline, make_loop: MakeLoop, answer: Callable[[OutgoingMessage], Outcome], state: str
+) -> None:
+    """So the next reference is on its way while outcomes are recorded."""
+    pipeline.add_due_people(2)
+    pipeline.enqueue()
+    delivery = WatchedDelivery(pipeline.lease(), pipeline)
+    make_loop(ScriptedProvider(answer), OneDelivery(delivery)).deliver_next(AT_ONCE)
+    assert delivery.settled == [{"sending": 2}]
+    assert pipeline.states() == {state: 2}
 
 
 def poisonous(address: str) -> Callable[[OutgoingMessage], Outcome]:

@@ -21,6 +21,7 @@ from scheduler.store import batch_queries, batches, circuits, contact_rules, fai
 from scheduler.store.batches import Counts, LeasedBatch, Queue
 from scheduler.store.contact_rules import GroupLimit
 from scheduler.store.database import create_database_engine
+from scheduler.store.direct import answers
 from scheduler.store.partitions import Partitions
 from tests.fixtures.databases import DatabaseCopies
 from tests.fixtures.pipeline import ENQUEUE_DEADLINE, LATENESS_LIMIT, LEASE, NINE, TENANT, Pipeline
@@ -180,7 +181,7 @@ BATCH_BY_ID: Final[dict[str, Callable[[Connection, LeasedBatch], object]]] = {
 HELD_BATCH: Final[dict[str, Callable[[Connection, LeasedBatch], object]]] = {
     "renew": lambda c, batch: batches.renew(c, batch, expires_at=NINE),
     "fence": lambda c, batch: batches.fence(c, batch, provider="http"),
-    "is_finished": batches.is_finished,
+    "is_finished": batch_queries.is_finished,
     "finish": lambda c, batch: batches.finish(c, batch, Counts(sent=1), now=NINE),
     "hand_back": lambda c, batch: batches.hand_back(c, batch, Counts(), due_at=NINE),
 }
@@ -241,12 +242,18 @@ def test_what_comes_before_a_batch_is_looked_for_among_the_enqueued(connection: 
 
 
 def _accept(connection: Connection, batch: LeasedBatch) -> object:
-    return messages.accept(connection, batch, dict.fromkeys(batch.user_ids, NINE))
+    return answers(connection, messages.accepting(batch, dict.fromkeys(batch.user_ids, NINE)))
+
+
+def _accept_each(connection: Connection, batch: LeasedBatch) -> object:
+    at = {user_id: NINE + timedelta(seconds=place) for place, user_id in enumerate(batch.user_ids)}
+    return answers(connection, messages.accepting(batch, at))
 
 
 MESSAGE_UPDATES: Final[dict[str, Callable[[Connection, LeasedBatch], object]]] = {
-    "claim": messages.claim,
+    "claim": lambda connection, batch: answers(connection, [messages.claiming(batch)]),
     "accept": _accept,
+    "accept_each": _accept_each,
     "retry": lambda c, batch: messages.retry(c, batch, batch.user_ids),
     "bury": lambda c, batch: messages.bury(c, batch, batch.user_ids, category="http_503"),
     "cancel": lambda c, batch: messages.cancel(c, batch, batch.user_ids, reason=NotSentReason.NO_ADDRESS),

@@ -14,6 +14,7 @@ from scheduler.clock import SettableClock
 from scheduler.domain.user import UserInput
 from scheduler.store import batches, messages
 from scheduler.store.batches import LeasedBatch
+from scheduler.store.direct import answers
 from tests.fixtures.time_travel import TimeTravel, utc
 from tests.fixtures.waiting import wait_until_blocked
 
@@ -119,7 +120,7 @@ def test_an_edit_that_meets_a_claim_does_not_win_a_second_message(travel: TimeTr
     batch = lease(travel)
     with ThreadPoolExecutor(1) as executor:
         with travel.engine.begin() as connection:
-            assert len(messages.claim(connection, batch)) == 1
+            assert answers(connection, [messages.claiming(batch)])[0].changed == 1
             edit = executor.submit(travel.edit, user_id, dates={"birthday": date(1990, 3, 2)})
             wait_until_blocked(travel.engine, edit)
         edit.result(timeout=60)
@@ -134,7 +135,7 @@ def test_a_deletion_that_meets_a_claim_leaves_the_message_to_its_worker(travel: 
     batch = lease(travel)
     with ThreadPoolExecutor(1) as executor:
         with travel.engine.begin() as connection:
-            messages.claim(connection, batch)
+            answers(connection, [messages.claiming(batch)])
             deletion = executor.submit(travel.delete, user_id)
             wait_until_blocked(travel.engine, deletion)
         assert deletion.result(timeout=60).removed == 0
@@ -150,7 +151,7 @@ def test_a_claim_that_meets_an_edit_follows_it(travel: TimeTravel) -> None:
 
     def claim() -> int:
         with travel.engine.begin() as connection:
-            return len(messages.claim(connection, batch))
+            return answers(connection, [messages.claiming(batch)])[0].changed
 
     with ThreadPoolExecutor(1) as executor:
         with travel.engine.begin() as connection:
@@ -179,7 +180,7 @@ def test_a_worker_gone_for_good_while_the_scheduler_runs_leaves_nothing_open(tra
     travel.add()
     batch = lease(travel)
     with travel.engine.begin() as connection:
-        messages.claim(connection, batch)
+        answers(connection, [messages.claiming(batch)])
     for hour in range(1, 30):
         travel.clock.set(utc("2027-03-01 09:00") + timedelta(hours=hour))
         travel.simulation.jobs.recover.run(travel.clock.now())
