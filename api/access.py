@@ -7,16 +7,15 @@ endpoint that does not say who may call it is answered to nobody.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Request, Response, current_app, g
 from loguru import logger
 from sqlalchemy import Engine
 
-from api.endpoint import endpoint, endpoint_of
+from api.endpoint import Endpoint, endpoint, endpoint_of
 from api.jwks import KeysNotFetched
 from api.problems import RETRY_AFTER_SECONDS, Problem, Refused
 from api.request_log import request_id, route
@@ -35,6 +34,9 @@ FIRST_TENANT: Final = 1
 
 ANONYMOUS: Final = Actor(FIRST_TENANT, "anonymous", frozenset(Scope))
 """Whoever asks, where authentication is turned off."""
+
+_Rights = tuple[int, str, frozenset[Scope]]
+"""Of which tenant somebody is, what they are called, and what they may do."""
 
 _EXTENSION: Final = "daybreak_access"
 _REALM: Final = 'Bearer realm="daybreak"'
@@ -69,37 +71,61 @@ def forbidden(missing: Scope) -> Refused:
 
 def forget_key(prefix: str) -> None:
     """Have this process look a key up anew: it has just been changed."""
-    door = cast("_Door | None", current_app.extensions[_EXTENSION])
-    if door is not None:
-        door.ring.forget(prefix)
+    access: Access = current_app.extensions[_EXTENSION]
+    access.forget_key(prefix)
 
 
-def register_access(app: Flask, settings: Settings, engine: Engine, clock: Clock) -> None:
-    """Ask each caller of `app` who they are. Raises ConfigurationError where the settings do not allow for that."""
-    door = _Door(settings, engine, clock) if settings.api_authentication == "required" else None
-    app.extensions[_EXTENSION] = door
-    if app.has_static_folder:
-        endpoint(None, is_listed=False)(app.view_functions["static"])
-    app.before_request(partial(_admit, door))
-    if door is not None:
-        app.after_request(door.note_use)
+class Access:
+    """Asks each caller of an application who they are. Raises ConfigurationError where the settings do not allow it."""
+
+    def __init__(self, app: Flask, settings: Settings, engine: Engine, clock: Clock) -> None:
+        self._handlers = app.view_functions
+        self._door = _Door(settings, engine, clock) if settings.api_authentication == "required" else None
+        app.extensions[_EXTENSION] = self
+        if app.has_static_folder:
+            endpoint(None, is_listed=False)(app.view_functions["static"])
+
+    def forget_key(self, prefix: str) -> None:
+        """Look a key up anew the next time."""
+        if self._door is not None:
+            self._door.ring.forget(prefix)
+
+    def noted(self, request: Request) -> Endpoint | None:
+        """What the route of a request says of itself; None: it is answered by Flask (404, 405, what methods there are).
+
+        Raises LookupError for a route that says nothing.
+        """
+        rule = request.url_rule
+        if rule is None or (
+            request.method == "OPTIONS" and getattr(rule, "provide_automatic_options", False)
+        ):
+            return None
+        found = endpoint_of(self._handlers[rule.endpoint])
+        if found is None:
+            raise LookupError(f"{rule.endpoint} does not say who may call it")
+        return found
+
+    def admit(self, request: Request, g: Any) -> None:
+        """Note in `g` who makes a request, where its route asks for that. Raises Refused."""
+        wanted = self.noted(request)
+        if wanted is None or wanted.scope is None:
+            return
+        actor = _anonymous(request, g) if self._door is None else self._door.actor(request, g)
+        if wanted.scope not in actor.scopes:
+            raise forbidden(wanted.scope)
+        if wanted.is_of_installation and actor.tenant_id != FIRST_TENANT:
+            raise Refused(_OTHERS_TOO)
+        g.actor = actor
+
+    def note_use(self, g: Any, response: Response) -> None:
+        """Have the use of a key kept once the answer is sent; about once a minute."""
+        key: StoredKey | None = g.get("api_key")
+        if key is not None and self._door is not None and self._door.ring.use_is_to_be_noted(key):
+            response.call_on_close(partial(self._door.ring.note_use, key))
 
 
-def _admit(door: _Door | None) -> None:
-    rule = request.url_rule
-    if rule is None or (request.method == "OPTIONS" and getattr(rule, "provide_automatic_options", False)):
-        return  # answered by Flask: 404, 405, or what methods there are
-    wanted = endpoint_of(current_app.view_functions[rule.endpoint])
-    if wanted is None:
-        raise LookupError(f"{rule.endpoint} does not say who may call it")
-    if wanted.scope is None:
-        return
-    actor = ANONYMOUS if door is None else door.actor()
-    if wanted.scope not in actor.scopes:
-        raise forbidden(wanted.scope)
-    if wanted.is_of_installation and actor.tenant_id != FIRST_TENANT:
-        raise Refused(_OTHERS_TOO)
-    g.actor = replace(actor, address=request.remote_addr, request_id=request_id())
+def _anonymous(request: Request, g: Any) -> Actor:
+    return Actor(FIRST_TENANT, ANONYMOUS.name, ANONYMOUS.scopes, request.remote_addr, g.request_id)
 
 
 class _Refusal(Exception):
@@ -116,14 +142,16 @@ class _Door:
         self._clock = clock
         self._tenants: set[int] = set()
 
-    def actor(self) -> Actor:
-        """Who makes the present request. Raises Refused."""
-        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    def actor(self, request: Request, g: Any) -> Actor:
+        """Who makes a request. Raises Refused."""
+        scheme, _, credentials = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() != "bearer":
             raise _unauthenticated("this needs an API key or a JWT: Authorization: Bearer …", _REALM)
         credentials = credentials.strip()
         try:
-            return self._by_key(credentials) if credentials.startswith(MARK) else self._by_token(credentials)
+            found = (
+                self._by_key(credentials, g) if credentials.startswith(MARK) else self._by_token(credentials)
+            )
         except _Refusal as refusal:
             g.authentication_failed = True
             logger.bind(cause=str(refusal), route=route(), request_id=request_id()).warning(
@@ -132,24 +160,18 @@ class _Door:
             raise _unauthenticated(
                 "these credentials are not valid", f'{_REALM}, error="invalid_token"'
             ) from None
+        return Actor(*found, request.remote_addr, g.request_id)
 
-    def note_use(self, response: Response) -> Response:
-        """Have the use of the key kept once the answer is sent; about once a minute."""
-        key: StoredKey | None = g.get("api_key")
-        if key is not None and self.ring.use_is_to_be_noted(key):
-            response.call_on_close(partial(self.ring.note_use, key))
-        return response
-
-    def _by_key(self, text: str) -> Actor:
+    def _by_key(self, text: str, g: Any) -> _Rights:
         key = self.ring.recognize(text)
         if key is None:
             raise _Refusal("unknown key")
         if not key.is_valid(self._clock.now()):
             raise _Refusal("revoked key" if key.revoked_at is not None else "expired key")
         g.api_key = key
-        return Actor(key.tenant_id, f"key:{key.id}", grants_of(key))
+        return key.tenant_id, f"key:{key.id}", grants_of(key)
 
-    def _by_token(self, token: str) -> Actor:
+    def _by_token(self, token: str) -> _Rights:
         try:
             holder = self._tokens.read(token)
         except InvalidToken as error:
@@ -158,7 +180,7 @@ class _Door:
             raise _keys_not_fetched() from None
         if not self._is_tenant(holder.tenant_id):
             raise _Refusal("token: unknown tenant")
-        return Actor(holder.tenant_id, f"jwt:{holder.subject}", holder.scopes)
+        return holder.tenant_id, f"jwt:{holder.subject}", holder.scopes
 
     def _is_tenant(self, tenant_id: int) -> bool:
         """Whether there is such a tenant; tenants are never removed, so one that was found stays so."""

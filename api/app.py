@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, Request
+from flask.sessions import SessionInterface, SessionMixin
 from sqlalchemy import Engine
-from werkzeug.routing import BaseConverter
+from werkzeug.routing import BaseConverter, MapAdapter
 
-from api.access import register_access
+from api.answers import Answer
 from api.audit import audit_log
 from api.batches import batches
 from api.bodies import MOST_BODY_BYTES
 from api.callbacks import callbacks
-from api.conduct import register_conduct, register_conduct_of_callers
+from api.conduct import register_conduct
 from api.dead_letters import dead_letters
 from api.docs import docs
 from api.exports import exports
@@ -34,7 +35,6 @@ from api.preferences import preferences
 from api.privacy import privacy
 from api.problems import register_problems
 from api.providers import providers
-from api.request_log import register_request_log
 from api.sends import sends
 from api.services import EXTENSION, Services
 from api.statistics import statistics
@@ -75,6 +75,9 @@ BLUEPRINTS: Final[tuple[Blueprint, ...]] = (
 )
 
 
+_MOST_HOSTS: Final = 100
+
+
 class IdentityConverter(BaseConverter):
     """`<identity:…>` in a rule: an id as the database gives them, in plain digits; none has as many as 19."""
 
@@ -85,8 +88,48 @@ class IdentityConverter(BaseConverter):
         return int(value)
 
 
+class _NoSessions(SessionInterface):
+    """Nobody has a session: requests share one that is none."""
+
+    def __init__(self) -> None:
+        self._none = self.null_session_class()
+
+    def open_session(self, _app: Flask, _request: Request) -> SessionMixin:
+        """What refuses to hold anything."""
+        return self._none
+
+
 class _Api(Flask):
     """Flask, without what it does for applications of another kind."""
+
+    response_class = Answer
+    session_interface = _NoSessions()
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._known_hosts: dict[tuple[str, str | None], str] = {}
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """What finds the rule of a request. How its host is called among hosts is found out once."""
+        if request is None or "HTTP_UPGRADE" in request.environ:
+            return super().create_url_adapter(request)
+        host = request.scheme, request.environ.get("HTTP_HOST")
+        name = self._known_hosts.get(host) if host[1] is not None else None
+        if name is None:
+            adapter = super().create_url_adapter(request)
+            if adapter is not None and len(self._known_hosts) < _MOST_HOSTS:
+                self._known_hosts[host] = adapter.server_name
+            return adapter
+        return MapAdapter(
+            self.url_map,
+            name,
+            request.root_path,
+            "",
+            request.scheme,
+            request.path,
+            request.method,
+            request.query_string.decode(errors="replace"),
+        )
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """The function as it is: none of ours is a coroutine, which would be asked of each hook at each request."""
@@ -99,11 +142,8 @@ def create_app(settings: Settings, engine: Engine, clock: Clock) -> Flask:
     registry = registry_for(settings, engine, clock, claims_a_key)
     app.extensions[EXTENSION] = Services(settings, engine, clock, registry, Readers(engine))
     keep_apart(engine, tenant_of_caller)
-    register_request_log(app, clock)
     register_problems(app)
-    register_conduct(app, settings, clock)
-    register_access(app, settings, engine, clock)
-    register_conduct_of_callers(app)
+    register_conduct(app, settings, engine, clock)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app

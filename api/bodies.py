@@ -47,15 +47,25 @@ def read_body(
 ) -> Model:
     """The body of the present request as a model.
 
-    Raises UnsupportedMediaType, BadRequest for what is no JSON, or InvalidInput with all that is wrong: by the model,
-    then by `more_errors`, which is asked only where the model refuses, about what is else looked at later.
+    No body at all is an empty object where all may be left out. Raises UnsupportedMediaType, BadRequest for what is no
+    JSON, or InvalidInput with all that is wrong: by the model, then by `more_errors`, which is asked only where the
+    model refuses, about what is else looked at later.
     """
+    if not request.mimetype and may_be_left_out(model, media_types) and not _text():
+        return model()
     check_media_type(media_types)
     given = _parse(_text())
     try:
         return model.model_validate(given)
     except ValidationError as error:
         raise InvalidInput([*field_errors(error, model.model_fields), *more_errors(given)]) from None
+
+
+def may_be_left_out(model: type[BaseModel], media_types: Collection[str]) -> bool:
+    """Whether a request without a body says what one with `{}` does; a patch that changes nothing is a mistake."""
+    return MERGE_PATCH not in media_types and not any(
+        each.is_required() for each in model.model_fields.values()
+    )
 
 
 def check_media_type(media_types: Collection[str]) -> str:

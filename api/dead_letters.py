@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -36,12 +37,14 @@ from api.models.dead_letters import (
 from api.queries import (
     InvalidQuery,
     NoQuery,
-    id_from_cursor,
+    from_cursor,
     read_query,
     to_cursor,
+    unknown_cursor,
 )
 from api.services import services
 from api.tenancy import tenant_id
+from scheduler.clock import as_utc
 from scheduler.dead_letters import (
     DeadLetters,
     Replayed,
@@ -51,7 +54,7 @@ from scheduler.domain.field_error import FieldError
 from scheduler.errors import InvalidInput, NotFound
 from scheduler.store import dead_letters as stored_letters
 from scheduler.store import message_queries, occasions
-from scheduler.store.dead_letters import DeadLetter, DeadLetterFilter
+from scheduler.store.dead_letters import DeadLetter, DeadLetterFilter, Place
 
 dead_letters = Blueprint("dead_letters", __name__, url_prefix="/api/v1/dead-letters")
 
@@ -61,26 +64,31 @@ MAY_BE_SENT_ALREADY: Final = (
 )
 
 _CURSOR_KIND: Final = "dead-letter"
+_LARGEST_ID: Final = 2**63 - 1
 
 
 @dead_letters.get("")
 @endpoint(Scope.OPERATIONS_READ, query=DeadLetterListQuery, answers={200: DeadLetterListAnswer})
 def list_dead_letters() -> Response:
-    """A page of dead letters, the newest first; the first page counts all that match by category."""
+    """A page of dead letters, the newest first; the first page counts by category what matches.
+
+    A page may be short, even empty, where few match: only one whose `next_cursor` is null is the last.
+    """
     query = read_query(DeadLetterListQuery)
-    before = id_from_cursor(_CURSOR_KIND, query.cursor)
+    before = _place(query.cursor)
     with services().reading() as connection:
         wanted = _filter(connection, query, InvalidQuery, "/occasion")
-        found = stored_letters.page(connection, tenant_id(), wanted, before=before, most=query.limit + 1)
-        counts = stored_letters.counts(connection, tenant_id(), wanted) if before is None else None
-        shown = found[: query.limit]
-        keys = _occasion_keys(connection, shown)
-    more = len(found) > query.limit
+        found = stored_letters.page(connection, tenant_id(), wanted, before=before, most=query.limit)
+        counts = (
+            stored_letters.bounded_counts(connection, tenant_id(), wanted) if query.cursor is None else None
+        )
+        keys = _occasion_keys(connection, found.letters)
     return json_answer(
         {
-            "dead_letters": [_as_json(letter, keys) for letter in shown],
-            "counts": counts,
-            "next_cursor": to_cursor(_CURSOR_KIND, str(shown[-1].id)) if more else None,
+            "dead_letters": [_as_json(letter, keys) for letter in found.letters],
+            "counts": None if counts is None else counts.letters,
+            "counts_are_exact": None if counts is None else counts.are_exact,
+            "next_cursor": None if found.next is None else _cursor(found.next),
         }
     )
 
@@ -88,7 +96,7 @@ def list_dead_letters() -> Response:
 @dead_letters.get("/<identity:letter_id>")
 @endpoint(Scope.OPERATIONS_READ, query=NoQuery, answers={200: OneDeadLetterAnswer})
 def read_dead_letter(letter_id: int) -> Response:
-    """A dead letter with its message and every attempt that failed; the message is null once the log has let it go."""
+    """A dead letter with its message and every attempt at it; the message is null once the log has let it go."""
     read_query(NoQuery)
     with services().reading() as connection:
         letter = stored_letters.find(connection, tenant_id(), letter_id)
@@ -98,9 +106,7 @@ def read_dead_letter(letter_id: int) -> Response:
         keys = _occasion_keys(connection, [letter])
     message = None if history is None else message_as_json(history.message, keys)
     attempts = [] if history is None else [asdict(attempt) for attempt in history.attempts]
-    return json_answer(
-        {"dead_letter": _as_json(letter, keys), "message": message, "failed_attempts": attempts}
-    )
+    return json_answer({"dead_letter": _as_json(letter, keys), "message": message, "attempts": attempts})
 
 
 @dead_letters.post("/<identity:letter_id>/replay")
@@ -143,6 +149,24 @@ def discard_dead_letters() -> Response:
     return json_answer(
         {"discarded": _service().discard(tenant_id(), _filter_of_body(body.filter), body.reason)}
     )
+
+
+def _cursor(place: Place) -> str:
+    return to_cursor(_CURSOR_KIND, f"{place.died_at.isoformat()}/{place.id}")
+
+
+def _place(cursor: str | None) -> Place | None:
+    """The place that a cursor names. Raises InvalidQuery."""
+    if cursor is None:
+        return None
+    died_at, _, letter_id = from_cursor(_CURSOR_KIND, cursor).partition("/")
+    try:
+        place = Place(as_utc(datetime.fromisoformat(died_at)), int(letter_id))
+    except (ValueError, OverflowError):
+        raise unknown_cursor() from None
+    if not 0 < place.id <= _LARGEST_ID:
+        raise unknown_cursor()
+    return place
 
 
 def _service() -> DeadLetters:

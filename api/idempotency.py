@@ -22,20 +22,20 @@ from __future__ import annotations
 import hashlib
 import re
 from http import HTTPStatus
-from typing import IO, Final, cast
+from typing import IO, Any, Final
 
-from flask import Flask, Response, current_app, g, has_app_context, request
+from flask import Request, Response, g, has_app_context
 from loguru import logger
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import BadRequest, ClientDisconnected
 
-from api.access import current_actor
+from api.access import Access
 from api.bodies import MOST_BODY_BYTES
-from api.endpoint import endpoint_of
 from api.problems import Problem, Refused
 from api.request_log import request_id, route
-from api.services import EXTENSION, Services, services
+from api.services import services
+from scheduler.domain.access import Actor
 from scheduler.store import idempotency
 from scheduler.store.idempotency import Claim, EarlierRequest, KeptAnswer
 
@@ -52,13 +52,10 @@ _DIGEST_BYTES: Final = 16
 _RETRY_SECONDS: Final = 1
 
 
-def register_idempotency(app: Flask) -> None:
-    """Have `app` carry out each POST with a key once; to be called after access is registered."""
-    engine = cast("Services", app.extensions[EXTENSION]).engine
+def mark_commits(engine: Engine) -> None:
+    """Have each commit of `engine` for a request with a key note that it took effect."""
     if not event.contains(engine, "commit", _mark):
         event.listen(engine, "commit", _mark)
-    app.before_request(_begin)
-    app.after_request(_finish)
 
 
 def claims_a_key() -> bool:
@@ -66,14 +63,17 @@ def claims_a_key() -> bool:
     return has_app_context() and "idempotency_claim" in g
 
 
-def _begin() -> Response | None:
-    """Claim the key of the present request; the kept answer where it was carried out already. Raises Refused."""
-    if request.method != "POST" or HEADER not in request.headers or not _has_caller():
+def begin(access: Access, request: Request, g: Any) -> Response | None:
+    """Claim the key of a request; the kept answer where it was carried out already. Raises Refused.
+
+    To be called once the caller is known.
+    """
+    if request.method != "POST" or HEADER not in request.headers or not _has_caller(access, request):
         return None
-    key = _key()
-    actor = current_actor()
+    key = _key(request)
+    actor: Actor = g.actor
     parts = services()
-    fingerprint = _fingerprint()
+    fingerprint = _fingerprint(request)
     with parts.engine.begin() as connection:
         found = idempotency.claim(
             connection, actor.tenant_id, actor.name, key, fingerprint, now=parts.clock.now()
@@ -84,13 +84,12 @@ def _begin() -> Response | None:
     return _answer_again(found, fingerprint)
 
 
-def _has_caller() -> bool:
-    rule = request.url_rule
-    noted = None if rule is None else endpoint_of(current_app.view_functions[rule.endpoint])
+def _has_caller(access: Access, request: Request) -> bool:
+    noted = access.noted(request)
     return noted is not None and noted.scope is not None
 
 
-def _key() -> str:
+def _key(request: Request) -> str:
     found = _KEY.fullmatch(request.headers[HEADER].strip())
     if found is None:
         raise BadRequest(
@@ -140,7 +139,7 @@ def _outstanding() -> Refused:
     )
 
 
-def _fingerprint() -> bytes:
+def _fingerprint(request: Request) -> bytes:
     """What tells this request from others; puts what it read of the body back."""
     environ = request.environ
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -184,10 +183,10 @@ def _mark(connection: Connection) -> None:
         raise _under_way()
 
 
-def _finish(response: Response) -> Response:
-    """Keep the answer, or give the key back."""
+def finish(g: Any, response: Response) -> None:
+    """Keep the answer of a request with a key, or give the key back."""
     if "idempotency_claim" not in g:
-        return response
+        return
     # Read first: what is streamed may still write.
     answer = KeptAnswer(response.status_code, _headers_of(response), response.get_data())
     claimed: Claim = g.pop("idempotency_claim")
@@ -202,7 +201,6 @@ def _finish(response: Response) -> Response:
         logger.bind(cause=type(error).__name__, route=route(), request_id=request_id()).warning(
             "idempotent_answer_not_kept"
         )
-    return response
 
 
 def _keep(connection: Connection, claimed: Claim, answer: KeptAnswer) -> None:

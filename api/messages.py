@@ -1,4 +1,4 @@
-"""Messages: search, read with what failed on their way, cancel, try again."""
+"""Messages: search, read with their attempts, cancel, try again."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ _MOST_USERS_LOOKED_UP: Final = 1_000
 def list_messages() -> Response:
     """A page of messages: month by month of local dates, in each by user, then by local date.
 
-    It may hold fewer than `limit`, even none, where matches are rare: only a page whose `next_cursor` is
-    null is the last.
+    It may hold fewer than `limit`, even none, where matches are rare: a hundred thousand messages are looked
+    through for it, in twelve months at most. Users, dates, times and `state=dead` narrow what is looked through.
+    Only a page whose `next_cursor` is null is the last.
     """
     query = read_query(MessageListQuery)
     position = _position(query.cursor)
@@ -73,7 +74,7 @@ def list_messages() -> Response:
 @messages.get("/<message_id>")
 @endpoint(Scope.MESSAGES_READ, query=NoQuery, answers={200: OneMessageAnswer}, errors=(HTTPStatus.NOT_FOUND,))
 def read_message(message_id: str) -> Response:
-    """A message with the attempts that failed and, if it has one, its dead letter."""
+    """A message with every attempt at it and, if it has one, its dead letter."""
     read_query(NoQuery)
     return json_answer({"message": _read(_key(message_id))})
 
@@ -227,6 +228,6 @@ def message_as_json(message: StoredMessage, occasion_keys: Mapping[int, str]) ->
 def _history_as_json(history: MessageHistory) -> dict[str, Any]:
     dead_letter = history.dead_letter
     return {
-        "failed_attempts": [asdict(attempt) for attempt in history.attempts],
+        "attempts": [asdict(attempt) for attempt in history.attempts],
         "dead_letter": None if dead_letter is None else asdict(dead_letter),
     }

@@ -20,6 +20,7 @@ from api.models.occasions import (
     PreviewBody,
 )
 from api.occasion_views import local_instant, previewed_as_json, read_occasion_body, warnings_for
+from api.people import user_of
 from api.queries import NoQuery, read_query
 from api.services import services
 from api.tenancy import tenant_id
@@ -29,7 +30,7 @@ from scheduler.domain.message import MessageKey, MessageState, NotSentReason
 from scheduler.domain.occasion import Channel, Occasion
 from scheduler.domain.occasion_input import occasion_of
 from scheduler.domain.upcoming import Occurrence, upcoming
-from scheduler.errors import InvalidInput, NotFound
+from scheduler.errors import InvalidInput
 from scheduler.occasion_preview import (
     PreviewPolicy,
     Recipient,
@@ -45,6 +46,7 @@ from scheduler.store import occasions as stored_occasions
 from scheduler.store import users as stored_users
 from scheduler.store.users import StoredUser
 from scheduler.texts.checking import check_texts
+from scheduler.user_group import UserKey
 
 occurrences = Blueprint("occurrences", __name__, url_prefix="/api/v1")
 
@@ -91,12 +93,26 @@ def preview_occasion() -> Response:
 )
 def list_occurrences(user_id: int) -> Response:
     """The next occurrences of a user, of all active occasions, planned already or not, and what would be withheld."""
+    return _occurrences(user_id)
+
+
+@occurrences.get("/users/external/<path:external_id>/occurrences")
+@endpoint(
+    Scope.USERS_READ,
+    query=OccurrencesQuery,
+    answers={200: OccurrencesAnswer},
+    errors=(HTTPStatus.NOT_FOUND,),
+)
+def list_external_occurrences(external_id: str) -> Response:
+    """The next occurrences of the user of this external id, of all active occasions."""
+    return _occurrences(external_id)
+
+
+def _occurrences(key: UserKey) -> Response:
     query = read_query(OccurrencesQuery)
     now = services().clock.now()
     with services().reading() as connection:
-        user = stored_users.find(connection, tenant_id(), user_id)
-        if user is None:
-            raise NotFound("user", user_id)
+        user = user_of(connection, key)
         person = person_of(user.values)
         found = [
             (occasion, each)
@@ -110,7 +126,7 @@ def list_occurrences(user_id: int) -> Response:
         states = backlogs.states_of_user(
             connection,
             tenant_id(),
-            user_id,
+            user.id,
             date_first=min(dates) - timedelta(days=1),
             date_last=min(max(dates), (now + services().settings.horizon).date() + timedelta(days=3)),
         )

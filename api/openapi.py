@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
+from api.bodies import may_be_left_out
 from api.endpoint import JSON, Endpoint, endpoint_of
 from api.openapi_examples import ANSWERS, BODIES, FILES
 from api.openapi_links import add_links
@@ -278,11 +279,13 @@ def _is_versioned(route: Route) -> bool:
 def _request_body(noted: Endpoint, models: _Models) -> Schema:
     if noted.body is None:
         text: Schema = {"type": "string"}
+        is_required = True
         content: Schema = {each: {"schema": text, "example": FILES[each]} for each in noted.body_types}
     else:
         described: Schema = {"schema": models.of_body(noted.body), "example": BODIES[noted.body.__name__]}
+        is_required = not may_be_left_out(noted.body, noted.body_types)
         content = dict.fromkeys(noted.body_types, described)
-    return {"required": True, "content": content}
+    return {"required": is_required, "content": content}
 
 
 def _responses(route: Route, models: _Models) -> dict[str, Schema]:

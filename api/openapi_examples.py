@@ -118,6 +118,16 @@ _MESSAGE: Final[Json] = {
     "time_rule": "exact",
     "year": 37,
 }
+_ATTEMPT: Final[Json] = {
+    "number": 1,
+    "at": "2027-03-02T07:30:01Z",
+    "outcome": "accepted",
+    "provider": "smtp",
+    "kind": None,
+    "category": None,
+    "detail": None,
+    "batch_id": 12,
+}
 _KEY: Final[Json] = {
     "id": 4,
     "name": "website",
@@ -154,7 +164,7 @@ ANSWERS: Final[Mapping[str, Json]] = {
         "warnings": [],
     },
     "MessageListAnswer": {"messages": [_MESSAGE], "next_cursor": None},
-    "OneMessageAnswer": {"message": {**_MESSAGE, "failed_attempts": [], "dead_letter": None}},
+    "OneMessageAnswer": {"message": {**_MESSAGE, "attempts": [_ATTEMPT], "dead_letter": None}},
     "IssuedKeyAnswer": {"api_key": _KEY, "key": "dbk_4rT0pQ_and-so-on-for-43-more-letters"},
     "KeyListAnswer": {"api_keys": [_KEY], "next_cursor": None},
 }

@@ -22,6 +22,8 @@ class _Source:
 _SOURCES: Final = (
     _Source("create_user", "201", "$response.body#/user/id", "/api/v1/users/", "user_id"),
     _Source("list_users", "200", "$response.body#/users/0/id", "/api/v1/users/", "user_id"),
+    _Source("create_user", "201", "$response.body#/user/external_id", "/api/v1/users/ext", "external_id"),
+    _Source("list_users", "200", "$response.body#/users/0/external_id", "/api/v1/users/ext", "external_id"),
     _Source("create_occasion", "201", "$response.body#/occasion/key", "/api/v1/occasions/", "key"),
     _Source("list_occasions", "200", "$response.body#/occasions/0/key", "/api/v1/occasions/", "key"),
     _Source("list_groups", "200", "$response.body#/groups/0/key", "/api/v1/occasion-groups/", "key"),

@@ -110,6 +110,14 @@ WITHOUT_PATH: Final = frozenset({"OneSuppressionAnswer"})
 
 PATH_SCHEMAS: Final[Mapping[str, Schema]] = {
     "channel": {"type": "string", "enum": [str(each) for each in Channel]},
+    "external_id": {
+        "type": "string",
+        "minLength": 1,
+        "description": "Percent-encoded, slashes as well. One that ends as a path below a user does, such as "
+        "`/occurrences`, means that path here, and one that begins with a slash is not found: the list of users has "
+        "a filter for them, which tells their ids.",
+        "examples": ["person-17"],
+    },
     "key": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,62}$", "examples": ["birthday"]},
     "message_id": {
         "type": "string",

@@ -23,6 +23,7 @@ from api.models.preferences import (
     SuppressionListQuery,
     UnsubscribeListAnswer,
 )
+from api.people import user_id_of
 from api.queries import InvalidQuery, NoQuery, id_from_cursor, read_query, to_cursor
 from api.services import services
 from api.tenancy import tenant_id
@@ -93,16 +94,30 @@ def list_unsubscribes(user_id: int) -> Response:
     return _of_user(user_id)
 
 
+@preferences.get("/users/external/<path:external_id>/unsubscribes")
+@endpoint(Scope.USERS_READ, query=NoQuery, answers={200: UnsubscribeListAnswer})
+def list_external_unsubscribes(external_id: str) -> Response:
+    """All that the user of this external id wants no more of."""
+    read_query(NoQuery)
+    return _of_user(user_id_of(external_id))
+
+
 @preferences.put("/users/<identity:user_id>/unsubscribes/<channel>")
 @preferences.put("/users/<identity:user_id>/unsubscribes/<channel>/<occasion>")
 @endpoint(Scope.USERS_WRITE, query=NoQuery, answers={200: UnsubscribeListAnswer})
 def unsubscribe(user_id: int, channel: str, occasion: str | None = None) -> Response:
     """No more of an occasion on a channel, or of the whole channel; answers all of the user's."""
     read_query(NoQuery)
-    parts = _preferences()
-    parts.of_user(tenant_id(), user_id)
-    parts.unsubscribe(tenant_id(), user_id, _channel(channel), _occasion_id(parts, occasion), _SOURCE)
-    return _of_user(user_id)
+    return _unsubscribe(user_id, channel, occasion)
+
+
+@preferences.put("/users/external/<path:external_id>/unsubscribes/<channel>")
+@preferences.put("/users/external/<path:external_id>/unsubscribes/<channel>/<occasion>")
+@endpoint(Scope.USERS_WRITE, query=NoQuery, answers={200: UnsubscribeListAnswer})
+def unsubscribe_external(external_id: str, channel: str, occasion: str | None = None) -> Response:
+    """No more of an occasion on a channel, or of the whole channel, to the user of this external id."""
+    read_query(NoQuery)
+    return _unsubscribe(user_id_of(external_id), channel, occasion)
 
 
 @preferences.delete("/users/<identity:user_id>/unsubscribes/<channel>")
@@ -111,6 +126,26 @@ def unsubscribe(user_id: int, channel: str, occasion: str | None = None) -> Resp
 def resubscribe(user_id: int, channel: str, occasion: str | None = None) -> Response:
     """Take back exactly this one; answers those that are left. That there was none is no error."""
     read_query(NoQuery)
+    return _resubscribe(user_id, channel, occasion)
+
+
+@preferences.delete("/users/external/<path:external_id>/unsubscribes/<channel>")
+@preferences.delete("/users/external/<path:external_id>/unsubscribes/<channel>/<occasion>")
+@endpoint(Scope.USERS_WRITE, query=NoQuery, answers={200: UnsubscribeListAnswer})
+def resubscribe_external(external_id: str, channel: str, occasion: str | None = None) -> Response:
+    """Take back exactly this one of the user of this external id; answers those that are left."""
+    read_query(NoQuery)
+    return _resubscribe(user_id_of(external_id), channel, occasion)
+
+
+def _unsubscribe(user_id: int, channel: str, occasion: str | None) -> Response:
+    parts = _preferences()
+    parts.of_user(tenant_id(), user_id)
+    parts.unsubscribe(tenant_id(), user_id, _channel(channel), _occasion_id(parts, occasion), _SOURCE)
+    return _of_user(user_id)
+
+
+def _resubscribe(user_id: int, channel: str, occasion: str | None) -> Response:
     parts = _preferences()
     parts.of_user(tenant_id(), user_id)
     parts.resubscribe(tenant_id(), user_id, _channel(channel), _occasion_id(parts, occasion), _SOURCE)

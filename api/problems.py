@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, current_app, request
 from loguru import logger
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 from werkzeug.exceptions import NotFound as NoSuchPath
 from werkzeug.wrappers import Response as BaseResponse
 
-from api.answers import json_answer
+from api.answers import Answer, json_answer
 from api.paths import no_such_path
 from api.queries import InvalidQuery
 from api.request_log import request_id, route
@@ -68,7 +68,7 @@ def _answer(error: Exception) -> BaseResponse:
     return problem_answer(_problem(error))
 
 
-def problem_answer(problem: Problem) -> Response:
+def problem_answer(problem: Problem) -> Answer:
     """The answer that says `problem`."""
     return json_answer(_body(problem), problem.status, problem.headers, media_type=MEDIA_TYPE)
 

@@ -10,13 +10,14 @@ server refuses before the application sees it (see `server`) has a line of its o
 from __future__ import annotations
 
 import re
-import uuid
 from http import HTTPStatus
-from typing import Final, cast
+from secrets import token_hex
+from typing import Any, Final, cast
 
-from flask import Flask, Response, g, request
+from flask import Request, g, request
 from loguru import logger
 
+from api.answers import Answer
 from scheduler.clock import Clock
 
 HEADER: Final = "X-Request-Id"
@@ -31,37 +32,40 @@ _FIRST_VERSION: Final = "00"
 _FIRST_VERSION_CHARACTERS: Final = 55
 _NOT_SAMPLED: Final = "00"
 
+_ID_BYTES: Final = 16
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
-def register_request_log(app: Flask, clock: Clock) -> None:
-    """Give each request of `app` its id and log it when it is answered."""
+class RequestLog:
+    """Gives each request its id, and logs it when it is answered."""
 
-    def begin() -> None:
-        g.started = clock.monotonic()
-        given = request.headers.get(HEADER, "")
-        own = uuid.uuid4().hex
-        g.request_id = given if _ACCEPTED.fullmatch(given) else own
-        g.trace_id, sampled = _trace() or (own, _NOT_SAMPLED)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def begin(self, request: Request, g: Any) -> None:
+        """Note in `g` when a request came, its id and its place in a trace."""
+        environ = request.environ
+        g.started = self._clock.monotonic()
+        given = environ.get("HTTP_X_REQUEST_ID")
+        own = token_hex(_ID_BYTES)
+        g.request_id = given if given is not None and _ACCEPTED.fullmatch(given) else own
+        g.trace_id, sampled = _trace(environ.get("HTTP_TRACEPARENT")) or (own, _NOT_SAMPLED)
         g.trace_parent = f"{_FIRST_VERSION}-{g.trace_id}-{own[16:]}-{sampled}"
 
-    def finish(response: Response) -> Response:
-        response.headers[HEADER] = request_id()
-        response.headers[TRACE_HEADER] = g.trace_parent
+    def finish(self, request: Request, g: Any, answer: Answer) -> None:
+        """Say in the answer which request it is of, and write the line."""
+        answer.further += ((HEADER, g.request_id), (TRACE_HEADER, g.trace_parent))
+        status = answer.status_code
         # A page that polls and finds nothing new is no news for the log either.
-        level = "DEBUG" if response.status_code == HTTPStatus.NOT_MODIFIED else "INFO"
+        level = "DEBUG" if status == HTTPStatus.NOT_MODIFIED else "INFO"
         logger.bind(
             method=request.method,
-            route=route(),
-            status=response.status_code,
-            duration_ms=round((clock.monotonic() - g.started) * 1000, 1),
-            request_id=request_id(),
+            route=_rule(request),
+            status=status,
+            duration_ms=round((self._clock.monotonic() - g.started) * 1000, 1),
+            request_id=g.request_id,
             trace_id=g.trace_id,
         ).log(level, "request_served")
-        return response
-
-    app.before_request(begin)
-    app.after_request(finish)
 
 
 def request_id() -> str:
@@ -69,15 +73,22 @@ def request_id() -> str:
     return cast("str", g.request_id)
 
 
-def _trace() -> tuple[str, str] | None:
+def _trace(given: str | None) -> tuple[str, str] | None:
     """The id and the flags of the trace that the caller is in; None: of none that can be continued."""
-    given = request.headers.get(TRACE_HEADER, "")
     found = _TRACE_PARENT.fullmatch(given) if given else None
-    if found is None or (given.startswith(_FIRST_VERSION) and len(given) != _FIRST_VERSION_CHARACTERS):
+    if (
+        given is None
+        or found is None
+        or (given.startswith(_FIRST_VERSION) and len(given) != _FIRST_VERSION_CHARACTERS)
+    ):
         return None
     return found.group(1), found.group(2)
 
 
 def route() -> str:
     """The rule that the present request matched, or `unmatched`."""
+    return _rule(request)
+
+
+def _rule(request: Request) -> str:
     return request.url_rule.rule if request.url_rule is not None else "unmatched"

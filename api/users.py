@@ -224,12 +224,16 @@ def values_as_json(values: UserInput) -> dict[str, Any]:
 
 def user_as_json(user: StoredUser) -> dict[str, Any]:
     """A user as stored."""
+    return _as_json(user, user.values)
+
+
+def _as_json(stored: Any, values: Any) -> dict[str, Any]:
     return {
-        "id": user.id,
-        **values_as_json(user.values),
-        "version": user.version,
-        "created_at": user.created_at,
-        "updated_at": user.updated_at,
+        "id": stored.id,
+        **values_as_json(values),
+        "version": stored.version,
+        "created_at": stored.created_at,
+        "updated_at": stored.updated_at,
     }
 
 
@@ -273,10 +277,13 @@ def _delete(key: UserKey) -> Response:
 
 
 def _one(key: UserKey) -> Response:
-    user = stored_users.read(services().readers, tenant_id(), key)
-    if user is None:
+    row = stored_users.read(services().readers, tenant_id(), key)
+    if row is None:
         raise NotFound("user", key)
-    return json_answer({"user": user_as_json(user)}, headers={"ETag": etag_of(user.version)})
+    # The row has all values of a user under their names, and each as it is shown.
+    user = _as_json(row, row)
+    user["dates"] = dict(sorted(row.dates.items()))
+    return json_answer({"user": user}, headers={"ETag": etag_of(row.version)})
 
 
 def _written(written: WrittenUser) -> Response:

@@ -25,7 +25,7 @@ from scheduler.domain.batch import MAX_BATCH_SIZE
 from scheduler.errors import Conflict, NotFound
 from scheduler.store import audit, dead_letters, messages
 from scheduler.store.database import in_transaction
-from scheduler.store.dead_letters import DeadLetter, DeadLetterFilter, Spread
+from scheduler.store.dead_letters import DeadLetter, DeadLetterFilter, Place, Spread
 
 DEFAULT_MESSAGES_PER_SECOND: Final = 100.0
 MOST_MESSAGES_PER_SECOND: Final = 100_000.0
@@ -209,7 +209,7 @@ class DeadLetters:
         done: Callable[[int, Result], None],
     ) -> None:
         """Do `work` on all letters there are at the beginning, chunk by chunk; `done` hears of each once committed."""
-        after = 0
+        after: Place | None = None
 
         def move(connection: Connection) -> tuple[Sequence[DeadLetter], Result]:
             taken = dead_letters.take(
@@ -218,13 +218,13 @@ class DeadLetters:
             return taken, work(connection, taken)
 
         with self._engine.connect() as connection:
-            through = dead_letters.newest(connection, tenant_id)
+            through = dead_letters.newest(connection)
         while True:
             taken, result = in_transaction(self._engine, move)
             done(len(taken), result)
             if len(taken) < self._chunk:
                 return
-            after = taken[-1].id
+            after = taken[-1].place
 
 
 def _open(letter: DeadLetter | None, letter_id: int) -> DeadLetter:

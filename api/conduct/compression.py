@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from flask import Response, request
+from flask import Request, Response
 
 from api.conditions import CODED
 
@@ -20,20 +20,21 @@ _GZIP_WINDOW: Final = 31  # zlib: 15 bits of window, and 16 for the form of gzip
 _TEXTS: Final = ("application/json", "application/problem+json", "application/x-ndjson", "text/")
 
 
-def compress(response: Response) -> None:
+def compress(request: Request, response: Response) -> None:
     """Compress the answer where that is worth it, and say that it depends on what the caller accepts."""
-    if not response.is_streamed and len(response.get_data()) < _LEAST_BYTES:
+    body = response.response
+    if isinstance(body, list) and sum(map(len, body)) < _LEAST_BYTES:
         return
     if not (response.content_type or "").startswith(_TEXTS) or response.direct_passthrough:
         return
     if response.cache_control.no_transform:
         return  # lines that tell of progress must not wait for a block to be full
     response.vary.add("Accept-Encoding")
-    if _is_accepted() and "Content-Encoding" not in response.headers:
+    if _is_accepted(request) and "Content-Encoding" not in response.headers:
         _encode(response)
 
 
-def _is_accepted() -> bool:
+def _is_accepted(request: Request) -> bool:
     accepted = request.headers.get("Accept-Encoding", "")
     return request.method != "HEAD" and "gzip" in accepted and request.accept_encodings["gzip"] > 0
 

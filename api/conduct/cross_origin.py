@@ -9,7 +9,7 @@ from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 
-from flask import Response, request
+from flask import Request, Response
 from flask.globals import request_ctx
 
 REQUEST_HEADERS: Final = (
@@ -49,7 +49,7 @@ class Origins:
         """Whether there is any."""
         return bool(self._allowed)
 
-    def answer_preflight(self) -> Response | None:
+    def answer_preflight(self, request: Request) -> Response | None:
         """The answer to a browser that asks beforehand: it has no credentials yet."""
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
@@ -61,7 +61,7 @@ class Origins:
             response.headers["Access-Control-Max-Age"] = str(_REMEMBERED_SECONDS)
         return response
 
-    def allow(self, response: Response) -> None:
+    def allow(self, request: Request, response: Response) -> None:
         """Let the page that called read the answer, if its origin is on the list."""
         if not self._allowed:
             return

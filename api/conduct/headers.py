@@ -5,8 +5,9 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-from flask import Response, request
+from flask import Request
 
+from api.answers import Answer, HeaderList
 from scheduler.settings import Settings
 
 _YEAR_SECONDS: Final = 31_536_000
@@ -19,8 +20,10 @@ _ALWAYS: Final = (
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
-
-HeaderList = tuple[tuple[str, str], ...]
+_KEPT: Final = ("Cache-Control", "private, no-cache")
+_NOT_KEPT: Final = ("Cache-Control", "no-store")
+_REWRITTEN: Final = frozenset({"location", "content-location"})
+"""Headers that the framework makes ASCII of."""
 
 
 def security_headers(settings: Settings) -> HeaderList:
@@ -30,23 +33,31 @@ def security_headers(settings: Settings) -> HeaderList:
     return (*_ALWAYS, ("Strict-Transport-Security", f"max-age={_YEAR_SECONDS}"))
 
 
-def add_missing(response: Response, wanted: HeaderList) -> None:
-    """Add those of `wanted` that the answer has not; what says nothing of caches is kept by none."""
-    headers = response.headers
-    present = {name.lower() for name, _ in headers}
-    for name, value in wanted:
-        if name.lower() not in present:
-            headers.add(name, value)
-    if "cache-control" not in present:
-        headers.add("Cache-Control", "private, no-cache" if "etag" in present else "no-store")
+class Completion:
+    """Adds what every answer has unless its handler says otherwise."""
+
+    def __init__(self, wanted: HeaderList) -> None:
+        self._wanted = wanted
+        self._names = frozenset(name.lower() for name, _ in wanted)
+
+    def complete(self, answer: Answer) -> None:
+        """Add what the answer has not; what says nothing of caches is kept by none."""
+        present = {name.lower() for name, _ in answer.headers}
+        missing = self._wanted
+        if not self._names.isdisjoint(present):
+            missing = tuple(each for each in missing if each[0].lower() not in present)
+        if "cache-control" not in present:
+            missing = (*missing, _KEPT if "etag" in present else _NOT_KEPT)
+        answer.further += missing
+        answer.is_plain = "content-length" in present and _REWRITTEN.isdisjoint(present)
 
 
-def answer_conditionally(response: Response) -> None:
+def answer_conditionally(request: Request, answer: Answer) -> None:
     """304 where `If-None-Match` names the tag of what was read (RFC 9110 §13.1.2)."""
     if (
-        response.status_code == HTTPStatus.OK
+        "HTTP_IF_NONE_MATCH" in request.environ
+        and answer.status_code == HTTPStatus.OK
         and request.method in ("GET", "HEAD")
-        and "If-None-Match" in request.headers
-        and "ETag" in response.headers
+        and "ETag" in answer.headers
     ):
-        response.make_conditional(request)
+        answer.make_conditional(request)

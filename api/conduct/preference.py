@@ -9,15 +9,15 @@ import re
 from http import HTTPStatus
 from typing import Final
 
-from flask import Response, request
+from flask import Request, Response
 
 _WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _MINIMAL: Final = re.compile(r'(?:^|[,;])\s*return\s*=\s*"?minimal"?\s*(?:$|[,;])', re.IGNORECASE)
 
 
-def shorten(response: Response) -> None:
+def shorten(request: Request, response: Response) -> None:
     """Drop the body of an answer to a write, where the caller would rather not have it."""
-    if "Prefer" not in request.headers or request.method not in _WRITES:
+    if "HTTP_PREFER" not in request.environ or request.method not in _WRITES:
         return
     if response.is_streamed:
         return  # the work is done while it is sent

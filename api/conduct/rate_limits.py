@@ -11,28 +11,25 @@ proxy the address is the proxy's. Not the library `limits`: see decision 0013.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from threading import Lock
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from flask import Response, g, request
+from flask import Request
 
 from api.access import ANONYMOUS
+from api.answers import Answer
 from api.problems import Problem, Refused, problem_answer
 from scheduler.clock import Clock
 from scheduler.domain.access import Actor
-
-EXTENSION: Final = "daybreak_rate_limits"
 
 _WINDOW_SECONDS: Final = 60
 _MOST_BUCKETS: Final = 10_000
 _UNCOUNTED: Final = frozenset({"health", "callbacks"})
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """What is left of a caller's bucket after a request."""
 
     is_exceeded: bool
@@ -79,35 +76,36 @@ class RateLimits:
     def __init__(self, clock: Clock, requests_per_minute: int, failures_per_minute: int) -> None:
         self._requests = TokenBuckets(clock, requests_per_minute)
         self._failures = TokenBuckets(clock, failures_per_minute)
-        self._policy = f'"requests";q={requests_per_minute};w={_WINDOW_SECONDS}'
+        self._policy = ("RateLimit-Policy", f'"requests";q={requests_per_minute};w={_WINDOW_SECONDS}')
 
     @property
     def is_limiting(self) -> bool:
         """Whether requests are counted at all."""
         return self._requests.per_minute > 0
 
-    def count_request(self) -> None:
-        """Count the present request on its caller. Raises Refused (429) where the bucket is empty."""
+    def count_request(self, request: Request, g: Any) -> None:
+        """Count a request on its caller. Raises Refused (429) where the bucket is empty."""
         if request.blueprint in _UNCOUNTED:
             return
         actor: Actor | None = g.get("actor")
         is_known = actor is not None and actor.name != ANONYMOUS.name
-        name = f"{actor.tenant_id}:{actor.name}" if actor is not None and is_known else _address()
+        name = f"{actor.tenant_id}:{actor.name}" if actor is not None and is_known else _address(request)
         budget = g.rate_budget = self._requests.take(name)
         if budget.is_exceeded:
             raise Refused(_too_many("too many requests", budget))
 
-    def look_at(self, response: Response) -> Response:
+    def look_at(self, request: Request, g: Any, answer: Answer) -> Answer:
         """The answer with what is left; another one for an address that fails too often to prove who it is."""
-        if budget := g.get("rate_budget"):
+        budget: Budget | None = g.get("rate_budget")
+        if budget is not None:
             # draft-ietf-httpapi-ratelimit-headers
-            response.headers.add("RateLimit-Policy", self._policy)
-            response.headers.add("RateLimit", f'"requests";r={budget.left};t={math.ceil(budget.seconds)}')
+            left = ("RateLimit", f'"requests";r={budget.left};t={math.ceil(budget.seconds)}')
+            answer.further += (self._policy, left)
         if "authentication_failed" in g and self._failures.per_minute:
-            failures = self._failures.take(_address())
+            failures = self._failures.take(_address(request))
             if failures.is_exceeded:
                 return problem_answer(_too_many("too many failures to authenticate", failures))
-        return response
+        return answer
 
 
 def _too_many(what: str, budget: Budget) -> Problem:
@@ -121,7 +119,7 @@ def _too_many(what: str, budget: Budget) -> Problem:
     )
 
 
-def _address() -> str:
+def _address(request: Request) -> str:
     """Who asks, as far as the network tells; whoever has one IPv6 address has 2^64 of them."""
     try:
         address = ip_address(request.remote_addr or "")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from api.models.answer import Answer
-from api.models.messages import FailedAttemptAnswer, MessageAnswer
+from api.models.messages import AttemptAnswer, MessageAnswer
 from api.models.words import Instant, Word
 from api.queries import PageQuery
 from scheduler.dead_letters import (
@@ -140,21 +140,28 @@ class DeadLetterAnswer(Answer):
 
 
 class DeadLetterListAnswer(Answer):
-    """A page of dead letters, the newest first."""
+    """A page of dead letters, the newest first.
+
+    It may be short, even empty: only one whose `next_cursor` is null is the last.
+    """
 
     dead_letters: list[DeadLetterAnswer]
     counts: Mapping[str, int] | None
-    """All that match by category, on the first page."""
+    """How many match by category, on the first page; of very many, those among the newest ten thousand of each
+    category, or of the occasion, category, provider or user that is asked for.
+    """
+    counts_are_exact: bool | None
+    """False: there may be more than the counts say."""
     next_cursor: str | None
 
 
 class OneDeadLetterAnswer(Answer):
-    """A dead letter, its message and every attempt that failed."""
+    """A dead letter, its message and every attempt at it."""
 
     dead_letter: DeadLetterAnswer
     message: MessageAnswer | None
     """Null once the log has let it go."""
-    failed_attempts: list[FailedAttemptAnswer]
+    attempts: list[AttemptAnswer]
 
 
 class DiscardedLetterAnswer(Answer):

@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 from api.models.words import DAY_OF_ANY_YEAR_PATTERN, DAY_PATTERN, NULL, Instant, Word
 from api.queries import PageQuery
 from scheduler.domain.local_time import GapPolicy, OverlapPolicy
-from scheduler.domain.message import MessageState
+from scheduler.domain.message import AttemptOutcome, MessageState
 from scheduler.domain.occasion import Channel, Priority, SameDayPolicy
 from scheduler.domain.occasion_input import LanguageTag, Lateness, Name, PartOfDay, Text, TextInput
 from scheduler.domain.user import (
@@ -249,16 +249,20 @@ class MessageAnswer(BaseModel):
     year: int | None
 
 
-class FailedAttemptAnswer(BaseModel):
-    """An attempt that failed."""
+class AttemptAnswer(BaseModel):
+    """An attempt at a message. Where its outcome is `failed` or `unknown`, `kind`, `category` and `detail` say why."""
 
-    attempt: int
-    failed_at: datetime
-    provider: str
-    kind: str
-    category: str
-    detail: str
-    batch_id: int
+    number: int
+    """A failure that was not the message's fault costs it no attempt: its number comes again."""
+    at: datetime | None
+    """When it ended; null while it is under way."""
+    outcome: AttemptOutcome
+    provider: str | None
+    """Null where none was asked, or where the log does not tell for certain which one was."""
+    kind: str | None
+    category: str | None
+    detail: str | None
+    batch_id: int | None
 
 
 class MessageDeadLetterAnswer(BaseModel):
@@ -274,9 +278,9 @@ class MessageDeadLetterAnswer(BaseModel):
 
 
 class MessageHistoryAnswer(MessageAnswer):
-    """A message with what failed on its way."""
+    """A message with every attempt at it."""
 
-    failed_attempts: list[FailedAttemptAnswer]
+    attempts: list[AttemptAnswer]
     dead_letter: MessageDeadLetterAnswer | None
 
 

@@ -10,14 +10,14 @@ from scheduler.domain.occasion import Channel
 
 
 class TotalsAnswer(Answer):
-    """Counts, in messages; `dead` and `users` are exact up to `counted_exactly`."""
+    """Counts, in messages; `dead_letters` and `users` are exact up to `counted_exactly`."""
 
     sent_last_hour: int
     sent_last_day: int
     waiting: int
     retrying: int
-    next_hour: int
-    dead: int
+    due_next_hour: int
+    dead_letters: int
     users: int
     counted_exactly: int
 

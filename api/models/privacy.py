@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, WithJsonSchema
 
 from api.models.answer import Answer
-from scheduler.domain.user import TEXT_PATTERN, ExternalId
+from scheduler.domain.user import SOME_TEXT_PATTERN, TEXT_PATTERN, ExternalId
 
 MOST_REASON_CHARACTERS = 500
 
@@ -15,6 +15,9 @@ Reason = Annotated[
     str,
     StringConstraints(
         strip_whitespace=True, min_length=1, max_length=MOST_REASON_CHARACTERS, pattern=TEXT_PATTERN
+    ),
+    WithJsonSchema(
+        {"type": "string", "minLength": 1, "maxLength": MOST_REASON_CHARACTERS, "pattern": SOME_TEXT_PATTERN}
     ),
 ]
 

@@ -67,7 +67,7 @@ class ZoneCounts(BaseModel):
 class LatenessAnswer(BaseModel):
     """How many seconds after they fell due the messages of an occasion on a channel were accepted.
 
-    `kind` and `occasion` are as in the counts.
+    `kind` and `occasion` are as in the counts. Percentiles are at most 1 % too high; the maximum is exact.
     """
 
     kind: OccasionKind

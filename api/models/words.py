@@ -27,10 +27,12 @@ _LAST_YEAR: Final = 2999
 
 def _parse_instant(value: object) -> datetime:
     try:
-        instant = as_utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
-    except (ValueError, OverflowError):
+        written = datetime.fromisoformat(value) if isinstance(value, str) else None
+        # By the year as it is written, which is what the document can tell of.
+        instant = as_utc(written) if written and _FIRST_YEAR <= written.year <= _LAST_YEAR else None
+    except ValueError:
         instant = None
-    if instant is None or not _FIRST_YEAR <= instant.year <= _LAST_YEAR:
+    if instant is None:
         raise ValueError("must be an instant with its zone, such as 2027-03-01T09:00:00Z")
     return instant
 

@@ -140,12 +140,12 @@ function show() {
 }
 
 function showTotals(totals) {
-  for (const name of ["sent_last_hour", "sent_last_day", "next_hour", "waiting", "retrying", "dead", "users"]) {
-    const isCapped = ["users", "dead"].includes(name) && totals[name] >= totals.counted_exactly;
+  for (const name of ["sent_last_hour", "sent_last_day", "due_next_hour", "waiting", "retrying", "dead_letters", "users"]) {
+    const isCapped = ["users", "dead_letters"].includes(name) && totals[name] >= totals.counted_exactly;
     byId(name).textContent = number(totals[name]) + (isCapped ? "+" : "");
   }
   byId("retrying").dataset.alert = totals.retrying ? "amber" : "";
-  byId("dead").dataset.alert = totals.dead ? "red" : "";
+  byId("dead_letters").dataset.alert = totals.dead_letters ? "red" : "";
 }
 
 /* New messages arrive one after the other, however many struck on the same second. */

@@ -33,8 +33,9 @@ from scheduler.errors import NotFound
 from scheduler.settings import Settings
 from scheduler.store import dead_letters as stored_letters
 from scheduler.store import message_queries, occasions
-from scheduler.store.dead_letters import DeadLetter, DeadLetterFilter
-from scheduler.store.message_queries import MessageHistory, StoredAttempt
+from scheduler.store.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterPage
+from scheduler.store.message_attempts import StoredAttempt
+from scheduler.store.message_queries import MessageHistory
 
 _DEFAULT_TENANT: Final = 1
 _SHOWN_ERROR_CHARACTERS: Final = 60
@@ -91,17 +92,17 @@ def dead_letters() -> None:
 @_filtered
 @click.option("--discarded", is_flag=True, help="The discarded ones; otherwise the open ones.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="So many at most.")
-@click.option("--before", type=_IDENTITY, help="Only those with an id below this one: the next page.")
+@click.option("--before", type=_IDENTITY, help="Only those behind the one with this id: the next page.")
 @_JSON
 def list_letters(limit: int, before: int | None, as_json: bool, **criteria: Any) -> None:
     """Show messages that will not be tried again by themselves, the newest first, and count them by category."""
     with _database() as (_, engine), engine.connect() as connection:
         wanted = _filter(connection, criteria)
-        found = stored_letters.page(connection, _DEFAULT_TENANT, wanted, before=before, most=limit + 1)
+        found = _page(connection, wanted, before, limit)
         counts = stored_letters.counts(connection, _DEFAULT_TENANT, wanted)
-        keys = _occasion_keys(connection, found)
-    shown = found[:limit]
-    following = shown[-1].id if len(found) > limit else None
+        shown = found.letters
+        keys = _occasion_keys(connection, shown)
+    following = None if found.next is None else found.next.id
     if as_json:
         listed = [_fields(letter, keys) for letter in shown]
         _print_json({"dead_letters": listed, "counts": counts, "next_before": following})
@@ -114,11 +115,28 @@ def list_letters(limit: int, before: int | None, as_json: bool, **criteria: Any)
         click.echo(f"the next page: --before {following}")
 
 
+def _page(connection: Connection, wanted: DeadLetterFilter, before: int | None, most: int) -> DeadLetterPage:
+    """So many letters behind the one with this id, however many have to be read for that. Raises NotFound."""
+    letter = None if before is None else stored_letters.find(connection, _DEFAULT_TENANT, before)
+    if before is not None and letter is None:
+        raise NotFound("dead letter", before)
+    place = None if letter is None else letter.place
+    letters: list[DeadLetter] = []
+    while True:
+        found = stored_letters.page(
+            connection, _DEFAULT_TENANT, wanted, before=place, most=most - len(letters)
+        )
+        letters += found.letters
+        place = found.next
+        if place is None or len(letters) == most:
+            return DeadLetterPage(letters, place)
+
+
 @dead_letters.command()
 @click.argument("letter_id", metavar="ID", type=_IDENTITY)
 @_JSON
 def show(letter_id: int, as_json: bool) -> None:
-    """Show one dead letter with its message and every attempt that failed."""
+    """Show one dead letter with its message and every attempt at it."""
     with _database() as (_, engine), engine.connect() as connection:
         letter = stored_letters.find(connection, _DEFAULT_TENANT, letter_id)
         if letter is None:
@@ -127,7 +145,7 @@ def show(letter_id: int, as_json: bool) -> None:
         keys = _occasion_keys(connection, [letter])
     if as_json:
         attempts = [] if history is None else [asdict(attempt) for attempt in history.attempts]
-        _print_json(_fields(letter, keys) | {"failed_attempts": attempts})
+        _print_json(_fields(letter, keys) | {"attempts": attempts})
         return
     for name, value in _fields(letter, keys).items():
         if value is not None:
@@ -299,18 +317,19 @@ def _show_history(history: MessageHistory | None) -> None:
         return
     click.echo(f"{'message is:':<16} {history.message.state}, due at {_instant(history.message.send_at)}")
     if history.attempts:
-        headings = ("ATTEMPT", "FAILED (UTC)", "PROVIDER", "KIND", "CATEGORY", "DETAIL")
+        headings = ("ATTEMPT", "AT (UTC)", "OUTCOME", "PROVIDER", "KIND", "CATEGORY", "DETAIL")
         click.echo(table(headings, [_attempt_cells(attempt) for attempt in history.attempts]))
 
 
 def _attempt_cells(attempt: StoredAttempt) -> tuple[str, ...]:
     return (
-        str(attempt.attempt),
-        _instant(attempt.failed_at),
-        attempt.provider,
-        attempt.kind,
-        attempt.category,
-        attempt.detail,
+        str(attempt.number),
+        "" if attempt.at is None else _instant(attempt.at),
+        attempt.outcome,
+        attempt.provider or "",
+        attempt.kind or "",
+        attempt.category or "",
+        attempt.detail or "",
     )
 
 

@@ -107,8 +107,18 @@ CREATE INDEX occasions_ad_hoc ON occasions (tenant_id, id) WHERE kind = 'ad_hoc'
 CREATE INDEX occasions_by_group ON occasions (tenant_id, group_key) WHERE group_key IS NOT NULL;
 CREATE INDEX batches_by_occasion ON batches (occasion_id, id);
 
--- Those that were given up are read tenant by tenant, as the open ones are. Only a discard writes to it.
-CREATE INDEX dead_letters_discarded ON dead_letters (tenant_id, id) WHERE discarded_at IS NOT NULL;
+-- Dead letters are read tenant by tenant in the order of their deaths, all of the open ones or those that have one
+-- thing in common, however many there are.
+DROP INDEX dead_letters_open, dead_letters_open_by_category;
+CREATE INDEX dead_letters_open ON dead_letters (tenant_id, died_at, id) WHERE discarded_at IS NULL;
+CREATE INDEX dead_letters_open_by_category ON dead_letters (tenant_id, category, died_at, id)
+    WHERE discarded_at IS NULL;
+CREATE INDEX dead_letters_open_by_occasion ON dead_letters (tenant_id, occasion_id, died_at, id)
+    WHERE discarded_at IS NULL;
+CREATE INDEX dead_letters_open_by_provider ON dead_letters (tenant_id, provider, died_at, id)
+    WHERE discarded_at IS NULL;
+-- Only a discard writes to it.
+CREATE INDEX dead_letters_discarded ON dead_letters (tenant_id, died_at, id) WHERE discarded_at IS NOT NULL;
 
 -- Messages lie in the order of their send times, as they were planned: some bytes for each megabyte tell which of
 -- them a range of time may be in. What delivery changes is not named by it.
@@ -127,6 +137,10 @@ $$;
 ALTER TABLE batches ADD queue smallint NOT NULL GENERATED ALWAYS AS (queue_of(channel, priority)) STORED;
 DROP INDEX batches_enqueued;
 CREATE INDEX batches_enqueued ON batches (queue, send_at, id) WHERE state = 'enqueued';
+
+-- What is asked of many batches at once, without reading their recipients, which lie out of line.
+ALTER TABLE batches
+    ADD message_count smallint NOT NULL GENERATED ALWAYS AS (CAST(cardinality(user_ids) AS smallint)) STORED;
 
 -- The provider to which the messages of a batch may have been given: of its latest claim, until they are handed back.
 -- No index names it, so that writing it is a heap-only update.

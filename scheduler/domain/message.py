@@ -34,6 +34,16 @@ class MessageState(StrEnum):
     EXPIRED = "expired"
 
 
+class AttemptOutcome(StrEnum):
+    """What became of an attempt at a message."""
+
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """No answer came: it may have been accepted."""
+    UNDER_WAY = "under_way"
+
+
 class MessageEvent(StrEnum):
     """What may happen to a message."""
 

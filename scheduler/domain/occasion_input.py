@@ -46,7 +46,7 @@ from scheduler.domain.quiet_hours import QuietHours
 from scheduler.domain.recurrence import parse_recurrence
 from scheduler.domain.retry import RetryPolicy
 from scheduler.domain.schema_of import PATCH_OF
-from scheduler.domain.user import DateName, LocalDate, TimeOfDay
+from scheduler.domain.user import SOME_TEXT_PATTERN, DateName, LocalDate, TimeOfDay
 
 MOST_LOCAL_TIMES: Final = 24
 MOST_LATENESS: Final = timedelta(days=366)
@@ -118,6 +118,7 @@ Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=NAME_PATTERN),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200, "pattern": SOME_TEXT_PATTERN}),
 ]
 Text = Annotated[
     str,
@@ -162,8 +163,19 @@ class YearlyRuleInput(_StrictModel):
         return YearlyRule(self.date_name, self.offset_days)
 
 
+_DAYS_OF_MONTHS: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"properties": {"day": {"maximum": 29}}},
+        {"properties": {"day": {"maximum": 30}, "month": {"not": {"const": 2}}}},
+        {"properties": {"month": {"enum": [1, 3, 5, 7, 8, 10, 12]}}},
+    ]
+}
+
+
 class FixedRuleInput(_StrictModel):
     """Every year on the same calendar date."""
+
+    model_config = ConfigDict(json_schema_extra=_DAYS_OF_MONTHS)
 
     kind: Literal["fixed"]
     month: Annotated[int, Field(ge=1, le=12)]

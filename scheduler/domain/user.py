@@ -44,7 +44,12 @@ TEXT_PATTERN: Final = rf"^[^{_NO_CONTROLS}]*$"
 SOME_TEXT_PATTERN: Final = rf"^[^{_NO_CONTROLS}]*[^\s{_NO_CONTROLS}][^{_NO_CONTROLS}]*$"
 _DEVICE_PATTERN: Final = r"^[\x21-\x7e]{1,4096}$"
 # No user, password or fragment: who may be asked at all is decided when the address is resolved.
-_WEBHOOK_URL_PATTERN: Final = r"^https?://[A-Za-z0-9.\-\[\]:]+(?:[/?][\x21\x22\x24-\x7e]*)?$"
+_HEX: Final = "[0-9A-Fa-f]{1,4}"
+_SHORTENED: Final = "|".join(f"(?:{_HEX}:){{1,{7 - after}}}(?::{_HEX}){{1,{after}}}" for after in range(1, 7))
+_IPV6_PATTERN: Final = f"(?:{_HEX}:){{7}}{_HEX}|(?:{_HEX}:){{1,7}}:|:(?::{_HEX}){{1,7}}|::|{_SHORTENED}"
+_WEBHOOK_URL_PATTERN: Final = (
+    rf"^https?://(?:[A-Za-z0-9.\-]+|\[(?:{_IPV6_PATTERN})\])(?::[0-9]{{1,5}})?(?:[/?][\x21\x22\x24-\x7e]*)?$"
+)
 _LOCALE_PATTERN: Final = r"^[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8}){0,4}$"
 _DATE_NAME_PATTERN: Final = r"^[a-z][a-z0-9_]{0,62}$"
 _ATTRIBUTE_NAME_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,62}$"

@@ -23,7 +23,7 @@ ROWS_EXAMINED: Final = 10_000
 _COLUMNS: Final = """
     id, CAST(state AS text) AS state, held, occasion_id, local_date, slot, CAST(channel AS text) AS channel,
     CAST(priority AS text) AS priority, send_at, due_at, enqueued_at, lease_expires_at, leased_by, lease_token,
-    finished_at, created_at, attempt, max_attempts, provider, cardinality(user_ids) AS messages, sent_count,
+    finished_at, created_at, attempt, max_attempts, provider, message_count AS messages, sent_count,
     retried_count, dead_count, expired_count, cancelled_count"""
 
 
@@ -172,7 +172,6 @@ def _page_statement(which: BatchList, names: tuple[str, ...], continues: bool) -
     if continues:
         place = "(CAST(:after_instant AS timestamptz), CAST(:after_id AS bigint))"
         narrowed.append(f"({column}, id) {beyond} {place}")
-    # The recipients, which lie out of line, are counted for what is shown alone, not for what is sorted.
     listed = f"SELECT * FROM batches WHERE {' AND '.join(narrowed)} ORDER BY {order} LIMIT"
     if "channel" not in names:
         return text(f"""

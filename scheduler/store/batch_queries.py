@@ -9,10 +9,13 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from scheduler.domain.occasion import Channel, Priority
-from scheduler.store.batches import BatchReference, Queue, references
+from scheduler.store.batches import BatchReference, LeasedBatch, Queue, references
 
 BOUND_WITHIN: Final = timedelta(hours=1)
 """How soon at the latest what waits for a provider that is away is due to be tried again."""
+
+_IS_FINISHED: Final = text("""
+SELECT 1 FROM batches WHERE id = :id AND lease_token = :lease_token AND state = 'done'""")
 
 _NEXT_LAPSE: Final = text("""
 SELECT least(
@@ -35,11 +38,17 @@ FROM batches WHERE state = 'enqueued' AND enqueued_at < :enqueued_before GROUP B
 
 # What a lapsed lease left behind, what was handed back to be given to one only, and retries of unknown outcome.
 _COUNT_BOUND: Final = text("""
-SELECT provider, sum(greatest(0, cardinality(user_ids) - sent_count - retried_count - dead_count - expired_count
+SELECT provider, sum(greatest(0, message_count - sent_count - retried_count - dead_count - expired_count
                                  - cancelled_count)) AS messages
 FROM batches
 WHERE (state = 'pending' AND NOT held AND due_at <= :due_by OR state = 'enqueued') AND provider IS NOT NULL
 GROUP BY provider""")
+
+
+def is_finished(connection: Connection, batch: LeasedBatch) -> bool:
+    """Whether the batch was closed under this very lease, by a COMMIT that seemed to fail."""
+    parameters = {"id": batch.id, "lease_token": batch.lease_token}
+    return connection.execute(_IS_FINISHED, parameters).one_or_none() is not None
 
 
 def next_lapse(connection: Connection, *, lateness_limit: timedelta) -> datetime | None:

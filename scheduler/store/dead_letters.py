@@ -3,8 +3,12 @@
 A dead letter stands for one message that will not be tried again by itself. It is open until it is replayed,
 which removes it (the attempts that failed stay), or discarded, which keeps it with the reason.
 
-Lists and moves follow the id, so the newest letters are shown first and the oldest are replayed first. Moves
-take what nobody else is moving at this moment: two operators at once share the work and do nothing twice.
+Lists and moves follow the instant of death, so the newest letters are shown first and the longest dead are replayed
+first. Moves take what nobody else is moving at this moment: two operators at once share the work and do nothing twice.
+
+A page costs what it shows, however many letters are open. Each criterion but the channel has an index in this order;
+the others, where several are given, are compared with what is read, at most `LETTERS_EXAMINED` letters for a page. So a
+page with rare matches may be short, even empty, and still name a place to go on from: only one without is the last.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, TextClause, text
 
@@ -23,6 +27,11 @@ from scheduler.domain.occasion import Channel
 _COLUMNS: Final = """
     d.id, d.user_id, d.local_date, d.occasion_id, d.slot, CAST(d.channel AS text) AS channel, d.attempt, d.died_at,
     d.provider, d.category, d.detail, d.discarded_at, d.discard_reason"""
+
+LETTERS_EXAMINED: Final = 10_000
+"""So many letters at most are read for a page, and for each count that is shown beside it."""
+
+_MOST_CATEGORIES: Final = 100
 
 _CONDITIONS: Final[Mapping[str, str]] = {
     "ids": "id = ANY(CAST(:ids AS bigint[]))",
@@ -35,16 +44,17 @@ _CONDITIONS: Final[Mapping[str, str]] = {
     "died_until": "died_at < :died_until",
 }
 
+# What an index narrows: these with whichever there is for the rest, and one of those, the likely narrowest first.
+_NARROWING: Final = frozenset({"died_from", "died_until"})
+_LEADING: Final = ("ids", "user_id", "occasion_id", "category", "provider")
+
 _FIND: Final = text(f"SELECT {_COLUMNS} FROM dead_letters d WHERE tenant_id = :tenant_id AND id = :id")
 
 _LOCK: Final = text(f"""
 SELECT {_COLUMNS} FROM dead_letters d WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE""")
 
-# The open ones and the discarded ones have an index each; nothing has both.
-_NEWEST: Final = text("""
-SELECT greatest(
-    (SELECT max(id) FROM dead_letters WHERE tenant_id = :tenant_id AND discarded_at IS NULL),
-    (SELECT max(id) FROM dead_letters WHERE tenant_id = :tenant_id AND discarded_at IS NOT NULL), 0)""")
+# As the ids are given out, also to letters that are not there yet: what tenants have is not looked at.
+_NEWEST: Final = text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM dead_letters_id_seq")
 
 _REMOVE: Final = text("DELETE FROM dead_letters WHERE id = ANY(CAST(:ids AS bigint[]))")
 
@@ -103,9 +113,37 @@ class DeadLetter:
     discard_reason: str | None
 
     @property
+    def place(self) -> Place:
+        """Where it is in the list."""
+        return Place(self.died_at, self.id)
+
+    @property
     def outcome_unknown(self) -> bool:
         """Whether the provider may have accepted the message after all."""
         return self.category == OUTCOME_UNKNOWN
+
+
+class Place(NamedTuple):
+    """A place in the list: at the letter of this instant and id."""
+
+    died_at: datetime
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterPage:
+    """Letters, and behind which place the next page begins; None: there is none."""
+
+    letters: list[DeadLetter]
+    next: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterCounts:
+    """How many letters there are of each category, the most frequent first; not exact: there may be more."""
+
+    letters: dict[str, int]
+    are_exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +175,42 @@ class Spread:
 
 
 def page(
-    connection: Connection, tenant_id: int, wanted: DeadLetterFilter, *, before: int | None, most: int
-) -> list[DeadLetter]:
-    """Up to `most` letters, the newest first; those with an id under `before`, where that is given."""
+    connection: Connection, tenant_id: int, wanted: DeadLetterFilter, *, before: Place | None, most: int
+) -> DeadLetterPage:
+    """Up to `most` letters, the newest first; those behind the place `before`, where that is given.
+
+    It may hold fewer although there are more.
+    """
     names, parameters = _given(tenant_id, wanted)
     statement = _page_statement(names, wanted.discarded, before is not None)
-    rows = connection.execute(statement, parameters | {"before": before, "most": most})
-    return [_letter(row) for row in rows]
+    parameters |= {"examined": LETTERS_EXAMINED, "most": most + 1}
+    if before is not None:
+        parameters |= {"place_died_at": before.died_at, "place_id": before.id}
+    rows = connection.execute(statement, parameters).all()
+    found = [_letter(row) for row in rows if row.matches]
+    if len(found) > most:
+        return DeadLetterPage(found[:most], found[most - 1].place)
+    cut_short = bool(rows) and rows[-1].ordinal == LETTERS_EXAMINED
+    return DeadLetterPage(found, _letter(rows[-1]).place if cut_short else None)
 
 
 def counts(connection: Connection, tenant_id: int, wanted: DeadLetterFilter) -> dict[str, int]:
-    """How many letters there are of each category, the most frequent first."""
+    """How many letters there are of each category, the most frequent first. It reads them all."""
     names, parameters = _given(tenant_id, wanted)
     rows = connection.execute(_count_statement(names, wanted.discarded), parameters)
     return {row.category: row.letters for row in rows}
+
+
+def bounded_counts(connection: Connection, tenant_id: int, wanted: DeadLetterFilter) -> DeadLetterCounts:
+    """As `counts`, of the newest `LETTERS_EXAMINED` letters alone: of each category, or where there is a criterion
+    with an index of its own, of those that have it.
+    """
+    names, parameters = _given(tenant_id, wanted)
+    parameters["examined"] = LETTERS_EXAMINED
+    rows = connection.execute(_bounded_count_statement(names, wanted.discarded), parameters).all()
+    return DeadLetterCounts(
+        {row.category: row.letters for row in rows if row.letters}, all(row.is_exact for row in rows)
+    )
 
 
 def find(connection: Connection, tenant_id: int, letter_id: int) -> DeadLetter | None:
@@ -165,18 +225,29 @@ def lock(connection: Connection, tenant_id: int, letter_id: int) -> DeadLetter |
     return None if row is None else _letter(row)
 
 
-def newest(connection: Connection, tenant_id: int) -> int:
-    """The largest id there is, or zero: what dies from now on has a larger one."""
-    return int(connection.execute(_NEWEST, {"tenant_id": tenant_id}).scalar_one())
+def newest(connection: Connection) -> int:
+    """The largest id that was given out, or zero: what dies from now on has a larger one."""
+    return int(connection.execute(_NEWEST).scalar_one())
 
 
 def take(
-    connection: Connection, tenant_id: int, wanted: DeadLetterFilter, *, after: int, through: int, most: int
+    connection: Connection,
+    tenant_id: int,
+    wanted: DeadLetterFilter,
+    *,
+    after: Place | None,
+    through: int,
+    most: int,
 ) -> list[DeadLetter]:
-    """Lock up to `most` letters with ids above `after`, up to `through`, in their order; not those locked already."""
+    """Lock up to `most` letters behind the place `after`, with ids up to `through`, in their order.
+
+    Those that somebody else has locked are left out.
+    """
     names, parameters = _given(tenant_id, wanted)
-    parameters |= {"after": after, "through": through, "most": most}
-    rows = connection.execute(_take_statement(names, wanted.discarded), parameters)
+    parameters |= {"through": through, "most": most}
+    if after is not None:
+        parameters |= {"place_died_at": after.died_at, "place_id": after.id}
+    rows = connection.execute(_take_statement(names, wanted.discarded, after is not None), parameters)
     return [_letter(row) for row in rows]
 
 
@@ -229,31 +300,88 @@ def _given(tenant_id: int, wanted: DeadLetterFilter) -> tuple[tuple[str, ...], d
     return tuple(given), given | {"tenant_id": tenant_id}
 
 
-def _matches(names: Sequence[str], discarded: bool) -> str:
+def _condition(names: Sequence[str], discarded: bool) -> str:
     openness = "discarded_at IS NOT NULL" if discarded else "discarded_at IS NULL"
     return " AND ".join(["tenant_id = :tenant_id", openness, *(_CONDITIONS[name] for name in names)])
 
 
+def _split(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The criteria that an index narrows, and those that are compared with what is read."""
+    leading = next((name for name in _LEADING if name in names), None)
+    narrowing = [name for name in names if name in _NARROWING or name == leading]
+    return narrowing, [name for name in names if name not in narrowing]
+
+
+_PLACE: Final = "(CAST(:place_died_at AS timestamptz), CAST(:place_id AS bigint))"
+
+
 @cache
 def _page_statement(names: tuple[str, ...], discarded: bool, continues: bool) -> TextClause:
-    narrowed = " AND id < :before" if continues else ""
+    narrowing, compared = _split(names)
+    narrowed = _condition(narrowing, discarded) + (f" AND (died_at, id) < {_PLACE}" if continues else "")
+    listed = f"SELECT * FROM dead_letters WHERE {narrowed} ORDER BY died_at DESC, id DESC LIMIT"
+    if not compared:
+        return text(f"""
+SELECT {_COLUMNS}, 0 AS ordinal, true AS matches FROM ({listed} :most) AS d ORDER BY d.died_at DESC, d.id DESC""")
     return text(f"""
-SELECT {_COLUMNS} FROM dead_letters d WHERE {_matches(names, discarded)}{narrowed}
-ORDER BY id DESC LIMIT :most""")
+SELECT {_COLUMNS}, ordinal, matches
+FROM (
+    SELECT *, {_all_of(compared)} AS matches, row_number() OVER (ORDER BY died_at DESC, id DESC) AS ordinal
+    FROM ({listed} :examined) AS examined
+) AS d
+WHERE matches OR ordinal = :examined
+ORDER BY d.died_at DESC, d.id DESC LIMIT :most""")
+
+
+def _all_of(names: Sequence[str]) -> str:
+    return " AND ".join(_CONDITIONS[name] for name in names) or "true"
 
 
 @cache
 def _count_statement(names: tuple[str, ...], discarded: bool) -> TextClause:
     return text(f"""
-SELECT category, count(*) AS letters FROM dead_letters WHERE {_matches(names, discarded)}
+SELECT category, count(*) AS letters FROM dead_letters WHERE {_condition(names, discarded)}
 GROUP BY category ORDER BY letters DESC, category""")
 
 
 @cache
-def _take_statement(names: tuple[str, ...], discarded: bool) -> TextClause:
+def _bounded_count_statement(names: tuple[str, ...], discarded: bool) -> TextClause:
+    narrowing, compared = _split(names)
+    narrowed = _condition(narrowing, discarded)
+    if discarded or set(narrowing) - _NARROWING:
+        return text(f"""
+SELECT category, count(*) FILTER (WHERE {_all_of(compared)}) AS letters,
+       sum(count(*)) OVER () < :examined AS is_exact
+FROM (SELECT * FROM dead_letters WHERE {narrowed} ORDER BY died_at DESC, id DESC LIMIT :examined) AS examined
+GROUP BY category ORDER BY letters DESC, category""")
+    # A loose index scan: one look-up for each category, however many letters it has, and then some of those.
+    is_open = _condition((), discarded)
     return text(f"""
-SELECT {_COLUMNS} FROM dead_letters d WHERE {_matches(names, discarded)} AND id > :after AND id <= :through
-ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED""")
+WITH RECURSIVE named AS (
+    (SELECT category, 1 AS place FROM dead_letters WHERE {is_open} ORDER BY category LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.category FROM dead_letters d WHERE {is_open} AND d.category > named.category
+            ORDER BY d.category LIMIT 1), place + 1
+    FROM named WHERE named.category IS NOT NULL AND place < {_MOST_CATEGORIES}
+)
+SELECT named.category, letters, examined < :examined AND place < {_MOST_CATEGORIES} AS is_exact
+FROM named CROSS JOIN LATERAL (
+    SELECT count(*) AS examined, count(*) FILTER (WHERE {_all_of(compared)}) AS letters
+    FROM (
+        SELECT * FROM dead_letters d WHERE {narrowed} AND d.category = named.category
+        ORDER BY died_at DESC, id DESC LIMIT :examined
+    ) AS examined
+) AS counted
+WHERE named.category IS NOT NULL
+ORDER BY letters DESC, category""")
+
+
+@cache
+def _take_statement(names: tuple[str, ...], discarded: bool, continues: bool) -> TextClause:
+    narrowed = f" AND (died_at, id) > {_PLACE}" if continues else ""
+    return text(f"""
+SELECT {_COLUMNS} FROM dead_letters d WHERE {_condition(names, discarded)} AND id <= :through{narrowed}
+ORDER BY died_at, id LIMIT :most FOR UPDATE SKIP LOCKED""")
 
 
 def _letter(row: Row[Any]) -> DeadLetter:

@@ -1,10 +1,11 @@
-"""Read the message log for people: a page of it, or one message with what failed on its way.
+"""Read the message log for people: a page of it, or one message with its attempts.
 
 A page follows the primary key, partition by partition, so that it costs what it shows, wherever it
-begins and however long the log is. Only users narrow what is read; the other filters are applied
-to what is read, at most `ROWS_EXAMINED` rows of a partition and `PARTITIONS_EXAMINED` partitions at a
-time. So a page with rare matches may be short, even empty, and still name a position to go on from:
-only a page without one is the last.
+begins and however long the log is. Only users narrow what is read, and that messages are dead, since each of
+those has a dead letter; no index may name the state, as it changes in delivery. The other filters are applied
+to what is read, `ROWS_EXAMINED` rows at a time, for a page at most `READS_CUT_SHORT` times as many, and
+`PARTITIONS_EXAMINED` partitions. So a page with rare matches may be short, even empty, and still name a
+position to go on from: only a page without one is the last.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from scheduler.domain.message import MessageKey, MessageState
 from scheduler.domain.occasion import Channel
+from scheduler.store import message_attempts
+from scheduler.store.message_attempts import StoredAttempt, Tried
 
 ROWS_EXAMINED: Final = 10_000
+READS_CUT_SHORT: Final = 10
 PARTITIONS_EXAMINED: Final = 12
 
 # How far the local date of a message may lie from its send time: zones, and quiet hours that put it off repeatedly.
@@ -47,10 +51,6 @@ WHERE inhparent = 'message_log'::regclass
 ORDER BY starts""")
 
 _ONE: Final = text(f"SELECT {_COLUMNS} FROM message_log WHERE {_OF_KEY}")
-
-_ATTEMPTS: Final = text(f"""
-SELECT attempt, failed_at, provider, kind, category, detail, batch_id FROM delivery_attempts
-WHERE {_OF_KEY} ORDER BY id""")
 
 _DEAD_LETTER: Final = text(f"""
 SELECT id, attempt, died_at, category, detail, discarded_at, discard_reason FROM dead_letters WHERE {_OF_KEY}""")
@@ -90,19 +90,6 @@ class StoredMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredAttempt:
-    """An attempt that failed."""
-
-    attempt: int
-    failed_at: datetime
-    provider: str
-    kind: str
-    category: str
-    detail: str
-    batch_id: int
-
-
-@dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
     """Why a message is not tried again by itself, and whether that is for good."""
 
@@ -117,7 +104,7 @@ class StoredDeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class MessageHistory:
-    """A message, the attempts that failed in their order, and its dead letter if it has one."""
+    """A message, the attempts at it in their order, and its dead letter if it has one."""
 
     message: StoredMessage
     attempts: Sequence[StoredAttempt]
@@ -166,14 +153,23 @@ def page(
     """Up to `most` messages from `position` on; it may hold fewer although there are more."""
     found: list[StoredMessage] = []
     partitions = _partitions(connection, wanted, position)
+    cut_short = 0
     for starts, ends in partitions[:PARTITIONS_EXAMINED]:
-        after = position.after if position is not None and position.starts == starts else None
-        read = _read(connection, tenant_id, wanted, starts, ends, after, most - len(found) + 1)
-        found += read.messages
-        if len(found) > most:
-            return MessagePage(found[:most], Position(starts, found[most - 1].key))
-        if read.next is not None:
-            return MessagePage(found, read.next)
+        here = position if position is not None and position.starts == starts else Position(starts, None)
+        while True:
+            wanting = most - len(found) + 1
+            read = _read(connection, tenant_id, wanted, starts, ends, here.after, wanting)
+            found += read.messages
+            if len(found) > most:
+                # One more than fits: where that is all of this read, the next page begins where it began.
+                last = Position(starts, found[most - 1].key) if len(read.messages) > 1 else here
+                return MessagePage(found[:most], last)
+            if read.next is None:
+                break
+            here = read.next
+            cut_short += 1
+            if cut_short == READS_CUT_SHORT:
+                return MessagePage(found, here)
     beyond = partitions[PARTITIONS_EXAMINED:]
     return MessagePage(found, Position(beyond[0][0], None) if beyond else None)
 
@@ -194,9 +190,11 @@ def find(connection: Connection, tenant_id: int, key: MessageKey) -> MessageHist
     if row is None:
         return None
     dead = connection.execute(_DEAD_LETTER, parameters).one_or_none()
+    message = _message(row)
+    tried = Tried(key, message.state, message.accepted_at, message.attempt, message.batch_id)
     return MessageHistory(
-        _message(row),
-        [StoredAttempt(*attempt) for attempt in connection.execute(_ATTEMPTS, parameters)],
+        message,
+        message_attempts.of_message(connection, tenant_id, tried),
         None if dead is None else StoredDeadLetter(*dead),
     )
 
@@ -252,29 +250,60 @@ def _scan(
             "after_slot": after.slot,
             "after_channel": after.channel.value,
         }
-    return _scan_statement(tuple(given), users is not None, after is not None), parameters
+    source = _letters_statement if users is None and wanted.state is MessageState.DEAD else _scan_statement
+    return source(tuple(given), users is not None, after is not None), parameters
 
 
 @cache
 def _scan_statement(filters: tuple[str, ...], of_users: bool, continues: bool) -> TextClause:
-    matches = " AND ".join(["tenant_id = :tenant_id", *(_CONDITIONS[name] for name in filters)])
     narrowed = " AND user_id = ANY(CAST(:user_ids AS bigint[]))" if of_users else ""
-    if continues:
-        narrowed += f""" AND ({_KEY}) > (CAST(:after_user_id AS bigint), CAST(:after_local_date AS date),
-              CAST(:after_occasion_id AS integer), CAST(:after_slot AS smallint), CAST(:after_channel AS channel))"""
     return text(f"""
 SELECT {_COLUMNS}, ordinal, matches
 FROM (
-    SELECT *, {matches} AS matches
+    SELECT *, {_matches(filters)} AS matches
     FROM (
         SELECT *, row_number() OVER (ORDER BY {_KEY}) AS ordinal
         FROM message_log
-        WHERE local_date >= :starts AND local_date < :ends{narrowed}
+        WHERE local_date >= :starts AND local_date < :ends{narrowed}{_behind(continues)}
         ORDER BY {_KEY} LIMIT :examined
     ) AS examined
 ) AS compared
 WHERE matches OR ordinal = :examined
 LIMIT :most""")
+
+
+@cache
+def _letters_statement(filters: tuple[str, ...], _of_users: bool, continues: bool) -> TextClause:
+    """The same by way of the dead letters, in the same order; those of other partitions are examined as well."""
+    return text(f"""
+SELECT {_COLUMNS}, ordinal, matches
+FROM (
+    SELECT {_KEY}, row_number() OVER (ORDER BY {_KEY}) AS ordinal
+    FROM dead_letters
+    WHERE tenant_id = :tenant_id{_behind(continues)}
+    ORDER BY {_KEY} LIMIT :examined
+) AS examined
+LEFT JOIN LATERAL (
+    SELECT l.*, {_matches(filters)} AS matches FROM message_log l
+    WHERE l.user_id = examined.user_id AND l.local_date = examined.local_date
+      AND l.occasion_id = examined.occasion_id AND l.slot = examined.slot AND l.channel = examined.channel
+      AND l.local_date >= :starts AND l.local_date < :ends
+    LIMIT 1
+) AS log USING ({_KEY})
+WHERE matches OR ordinal = :examined
+ORDER BY ordinal LIMIT :most""")
+
+
+def _matches(filters: Sequence[str]) -> str:
+    return " AND ".join(["tenant_id = :tenant_id", *(_CONDITIONS[name] for name in filters)])
+
+
+def _behind(continues: bool) -> str:
+    """The condition that a page continues behind a key."""
+    if not continues:
+        return ""
+    return f""" AND ({_KEY}) > (CAST(:after_user_id AS bigint), CAST(:after_local_date AS date),
+              CAST(:after_occasion_id AS integer), CAST(:after_slot AS smallint), CAST(:after_channel AS channel))"""
 
 
 def _key(row: Row[Any]) -> MessageKey:

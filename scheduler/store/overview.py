@@ -62,12 +62,12 @@ ORDER BY l.accepted_at DESC, l.user_id, b.occasion_id LIMIT :most""")
 # A batch is a claim ticket: only the messages that a worker would claim with it are still to come.
 _NEXT_TO_COME: Final = text(f"""
 WITH pending AS MATERIALIZED (
-    SELECT id, due_at, occasion_id, local_date, slot, channel, send_at, attempt, user_ids
+    SELECT id, due_at, occasion_id, local_date, slot, channel, send_at, attempt, message_count, user_ids
     FROM batches WHERE tenant_id = :tenant_id AND state = 'pending' AND NOT held
     ORDER BY due_at LIMIT {_MOST_PENDING}
 ),
 counted AS (
-    SELECT *, sum(cardinality(user_ids)) OVER (ORDER BY due_at, id) - cardinality(user_ids) AS earlier FROM pending
+    SELECT *, sum(message_count) OVER (ORDER BY due_at, id) - message_count AS earlier FROM pending
 )
 SELECT b.due_at, l.timezone, o.key AS occasion, o.name, o.subject, CAST(b.channel AS text) AS channel,
        b.attempt > 0 AS is_retry, count(*) AS messages
@@ -92,14 +92,14 @@ FROM batches WHERE tenant_id = :tenant_id AND state = 'done' AND finished_at >= 
 _OPEN_COUNTS: Final = text("""
 SELECT coalesce(sum(messages) FILTER (WHERE is_due), 0) AS waiting,
        coalesce(sum(messages) FILTER (WHERE attempt > 0), 0) AS retrying,
-       coalesce(sum(messages) FILTER (WHERE NOT is_due AND attempt = 0), 0) AS next_hour
+       coalesce(sum(messages) FILTER (WHERE NOT is_due AND attempt = 0), 0) AS due_next_hour
 FROM (
-    SELECT cardinality(user_ids) AS messages, attempt, due_at <= :now AS is_due
+    SELECT message_count AS messages, attempt, due_at <= :now AS is_due
     FROM batches WHERE tenant_id = :tenant_id AND state = 'pending' AND NOT held AND due_at < :in_an_hour
     UNION ALL
-    SELECT cardinality(user_ids), attempt, true FROM batches WHERE tenant_id = :tenant_id AND state = 'enqueued'
+    SELECT message_count, attempt, true FROM batches WHERE tenant_id = :tenant_id AND state = 'enqueued'
     UNION ALL
-    SELECT cardinality(user_ids), attempt, true FROM batches WHERE tenant_id = :tenant_id AND state = 'leased'
+    SELECT message_count, attempt, true FROM batches WHERE tenant_id = :tenant_id AND state = 'leased'
 ) AS open""")
 
 _DEAD_COUNT: Final = text(f"""
@@ -168,16 +168,16 @@ class ComingMessages:
 class Totals:
     """How many messages and users there are.
 
-    `waiting` are due and not yet out, `retrying` failed and are tried again within the hour, `next_hour` fall
-    due in it. `users` and `dead` may be more where they are `COUNTED_EXACTLY`.
+    `waiting` are due and not yet out, `retrying` failed and are tried again within the hour, `due_next_hour` fall
+    due in it. `users` and `dead_letters` may be more where they are `COUNTED_EXACTLY`.
     """
 
     sent_last_hour: int
     sent_last_day: int
     waiting: int
     retrying: int
-    next_hour: int
-    dead: int
+    due_next_hour: int
+    dead_letters: int
     users: int
 
 
@@ -232,8 +232,8 @@ def totals(connection: Connection, tenant_id: int, *, now: datetime) -> Totals:
         sent_last_day=sent.last_day,
         waiting=open_now.waiting,
         retrying=open_now.retrying,
-        next_hour=open_now.next_hour,
-        dead=_count(connection, _DEAD_COUNT, tenant_id),
+        due_next_hour=open_now.due_next_hour,
+        dead_letters=_count(connection, _DEAD_COUNT, tenant_id),
         users=_count(connection, _USER_COUNT, tenant_id),
     )
 

@@ -58,12 +58,13 @@ def test_a_dead_letter_is_listed_and_read_with_its_message(client: FlaskClient, 
     assert body_of(client.get(LETTERS)) == {
         "dead_letters": [letter],
         "counts": {"http_400": 1},
+        "counts_are_exact": True,
         "next_cursor": None,
     }
     read = body_of(client.get(f"{LETTERS}/1"))
     assert read["dead_letter"] == letter
     assert (read["message"]["id"], read["message"]["state"]) == (letter["message_id"], "dead")
-    assert [attempt["category"] for attempt in read["failed_attempts"]] == ["http_400"]
+    assert [attempt["category"] for attempt in read["attempts"]] == ["http_400"]
 
 
 def test_a_letter_outlives_the_partition_of_its_message(client: FlaskClient, pipeline: Pipeline) -> None:

@@ -211,6 +211,10 @@ def methods_by_path(client: FlaskClient) -> dict[str, set[str]]:
         found.setdefault(path, set()).update(rule.methods or ())
     # An occasion may have the key `preview`: what is done to it goes by the rule for all keys.
     found[f"{OCCASIONS}/preview"] |= found[f"{OCCASIONS}/1"]
+    # So may a user have any external id, `1/occurrences` for example.
+    for path in found:
+        if path.startswith(f"{USERS}/external/1/"):
+            found[path] |= found[f"{USERS}/external/1"]
     return found
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from flask import request
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 from werkzeug.test import TestResponse
@@ -178,7 +179,9 @@ def claim_of(engine: Engine, clock: SettableClock, client: FlaskClient) -> Claim
     """The claim of a request like `post`, whose process is gone before it could do anything."""
     app = client.application
     with app.test_request_context(USERS, method="POST", json=a_user()), engine.begin() as connection:
-        found = idempotency.claim(connection, 1, "anonymous", "k1", hooks._fingerprint(), now=clock.now())
+        found = idempotency.claim(
+            connection, 1, "anonymous", "k1", hooks._fingerprint(request), now=clock.now()
+        )
     assert isinstance(found, Claim)
     return found
 

@@ -76,7 +76,7 @@ def test_a_planned_message_is_listed_and_read(client: FlaskClient) -> None:
         ],
         "next_cursor": None,
     }
-    history: dict[str, object] = {"failed_attempts": [], "dead_letter": None}
+    history: dict[str, object] = {"attempts": [], "dead_letter": None}
     assert body_of(client.get(f"{MESSAGES}/{message_id}")) == {"message": listed["messages"][0] | history}
 
 
@@ -105,10 +105,11 @@ def test_a_message_tells_what_failed_on_its_way(client: FlaskClient, engine: Eng
             key,
         )
     message = body_of(client.get(f"{MESSAGES}/1.{user['id']}.20270302.0.email"))["message"]
-    assert [each["attempt"] for each in message["failed_attempts"]] == [1, 2]
-    assert message["failed_attempts"][0] == {
-        "attempt": 1,
-        "failed_at": "2027-03-02T09:00:05Z",
+    assert [each["number"] for each in message["attempts"]] == [1, 2]
+    assert message["attempts"][0] == {
+        "number": 1,
+        "at": "2027-03-02T09:00:05Z",
+        "outcome": "failed",
         "provider": "http",
         "kind": "retryable",
         "category": "timeout",
@@ -184,6 +185,7 @@ def test_a_page_examines_so_much_and_says_where_to_go_on(
 ) -> None:
     monkeypatch.setattr(message_queries, "ROWS_EXAMINED", 700)
     monkeypatch.setattr(message_queries, "PARTITIONS_EXAMINED", 2)
+    monkeypatch.setattr(message_queries, "READS_CUT_SHORT", 1)
     fill(engine, 3_000, first=date(2027, 3, 1))
     fill(engine, 10, first=date(2027, 9, 1))
     first = body_of(client.get(MESSAGES, query_string={"state": "expired"}))
@@ -192,8 +194,41 @@ def test_a_page_examines_so_much_and_says_where_to_go_on(
     found, pages = walk(client, state="expired")
     assert [each["user_id"] for each in found] == [1000, 2000, 3000]
     assert pages == 5
+    monkeypatch.setattr(message_queries, "READS_CUT_SHORT", 3)
+    found, pages = walk(client, state="expired")
+    assert [each["user_id"] for each in found] == [1000, 2000, 3000]
+    assert pages == 2
     late, _ = walk(client, local_date_from="2027-09-01")
     assert [each["user_id"] for each in late] == list(range(1, 11))
+
+
+def test_dead_messages_are_found_by_their_letters(
+    client: FlaskClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_queries, "ROWS_EXAMINED", 50)
+    fill(engine, 3_000, first=date(2027, 3, 1))
+    fill(engine, 30, first=date(2027, 9, 1))
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE message_log SET state = 'dead', reason = 'http_400' WHERE user_id % 10 = 7")
+        )
+        connection.execute(
+            text("""
+            INSERT INTO dead_letters (user_id, died_at, occasion_id, local_date, channel, tenant_id, slot, attempt,
+                                      category, detail)
+            SELECT user_id, send_at, occasion_id, local_date, channel, tenant_id, slot, attempt, reason, ''
+            FROM message_log WHERE state = 'dead'""")
+        )
+    everything, pages = walk(client, state="dead")
+    assert [each["user_id"] for each in everything] == [*range(7, 3_000, 10), 7, 17, 27]
+    assert pages < 30
+    assert [each["user_id"] for each in walk(client, state="dead", local_date_from="2027-09-01")[0]] == [
+        7,
+        17,
+        27,
+    ]
+    assert walk(client, state="dead", reason="http_500")[0] == []
+    assert len(walk(client, state="dead", user_id=7)[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -230,6 +265,7 @@ def plan_of(connection: Connection, wanted: MessageFilter, position: Position | 
         MessageFilter(),
         MessageFilter(state=MessageState.SCHEDULED),
         MessageFilter(local_date_first=date(2027, 3, 2)),
+        MessageFilter(state=MessageState.DEAD, user_id=30_000),
         MessageFilter(user_id=30_000),
     ],
 )

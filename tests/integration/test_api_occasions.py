@@ -307,7 +307,9 @@ def test_every_write_is_audited(client: FlaskClient, engine: Engine) -> None:
     create(client)
     patch(client, subject="Another")
     client.post(f"{OCCASIONS}/name-day/pause")
-    client.post(f"{OCCASIONS}/name-day/resume", json={})
+    assert (
+        client.post(f"{OCCASIONS}/name-day/resume").status_code == 200
+    )  # without a body: all of it may be left out
     client.post(f"{OCCASIONS}/name-day/clone", json={"key": "copy"})
     client.post(f"{OCCASIONS}/name-day/archive")
     client.delete(f"{OCCASIONS}/copy")

@@ -102,7 +102,7 @@ def test_lateness_is_told_by_occasion_and_channel(client: FlaskClient, engine: E
         "occasion": "birthday",
         "channel": "email",
         "messages": 1_200,
-        "p50_seconds": 50.0,
+        "p50_seconds": 49.0,
         "p95_seconds": 95.0,
         "p99_seconds": 99.0,
         "max_seconds": 99.0,
@@ -178,8 +178,8 @@ def test_what_was_sent_ad_hoc_is_counted_together_and_each_send_by_its_id(
     assert late == together | {
         "channel": "sms",
         "messages": 960,
-        "p50_seconds": 50.0,
-        "p95_seconds": 94.1,
+        "p50_seconds": 48.0,
+        "p95_seconds": 94.0,
         "p99_seconds": 98.0,
         "max_seconds": 98.0,
     }

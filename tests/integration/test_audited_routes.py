@@ -60,6 +60,9 @@ def steps(client: FlaskClient, first: Places) -> Iterator[Step]:
     fields = {name: value for name, value in a_user(9).items() if name != "external_id"}
     yield "users.put_external_user", "PUT", external, fields
     yield "users.change_external_user", "PATCH", external, {"first_name": "Eve"}
+    for arguments in ({"channel": "email"}, {"channel": "sms", "occasion": "birthday"}):
+        yield "preferences.unsubscribe_external", "PUT", external | arguments, None
+        yield "preferences.resubscribe_external", "DELETE", external | arguments, None
     yield "users.delete_external_user", "DELETE", external, None
     yield "imports.import_from_body", "POST", {}, json.dumps(a_user(10)).encode()
     for arguments in ({"channel": "email"}, {"channel": "sms", "occasion": "birthday"}):
@@ -109,6 +112,7 @@ def steps(client: FlaskClient, first: Places) -> Iterator[Step]:
     yield "api_keys.rotate_key", "POST", {"key_id": first.of["key_id"]}, {}
     yield "api_keys.revoke_key", "DELETE", {"key_id": first.of["key_id"]}, None
     yield "privacy.erase_person", "POST", user, {"reason": "asked to be"}
+    yield "privacy.erase_external_person", "POST", {"external_id": "person-10"}, {"reason": "asked to be"}
     yield "privacy.allow_person", "POST", {}, {"external_id": "person-8", "reason": "is back"}
     person = body_of(client.get("/api/v1/users/external/person-7"))["user"]
     yield "users.delete_user", "DELETE", {"user_id": person["id"]}, None

@@ -67,7 +67,7 @@ def test_one_letter_is_shown_with_its_attempts(run: Run, pipeline: Pipeline) -> 
     assert "last error:      the provider said no\n" in output
     assert "message is:      dead, due at 2027-03-01T09:00:00Z\n" in output
     assert output.splitlines()[-1].split()[-6:] == ["permanent", "http_400", "the", "provider", "said", "no"]
-    assert json.loads(run("show", "1", "--json").stdout)["failed_attempts"][0]["attempt"] == 1
+    assert json.loads(run("show", "1", "--json").stdout)["attempts"][0]["number"] == 1
     missing = run("show", "2")
     assert (missing.exit_code, missing.output) == (1, "daybreak: no dead letter '2'\n")
 

@@ -158,6 +158,15 @@ def test_what_is_given_out_leads_to_operations_that_take_it() -> None:
             assert any(each.get("name") == name for each in operation["parameters"])
 
 
+def test_a_body_is_required_unless_all_of_it_may_be_left_out() -> None:
+    bodies = {
+        operation["operationId"]: operation["requestBody"]["required"]
+        for _, _, operation in operations()
+        if "requestBody" in operation
+    }
+    assert {name for name, required in bodies.items() if not required} == {"resume_occasion", "rotate_key"}
+
+
 def test_every_error_that_a_route_may_answer_is_in_it() -> None:
     for path, method, operation in operations():
         needed = {"500"}

@@ -117,7 +117,7 @@ def test_a_retry_is_to_come_and_a_dead_letter_is_counted(
     clock.advance(timedelta(minutes=1))
     deliver_due(pipeline, ScriptedProvider(answer=lambda _: failed(FailureKind.PERMANENT)))
     totals = overview.totals(connection, TENANT, now=clock.now())
-    assert (totals.retrying, totals.waiting, totals.dead, totals.sent_last_hour) == (0, 0, 2, 0)
+    assert (totals.retrying, totals.waiting, totals.dead_letters, totals.sent_last_hour) == (0, 0, 2, 0)
 
 
 def test_totals_follow_messages_from_planned_to_sent(
@@ -126,11 +126,11 @@ def test_totals_follow_messages_from_planned_to_sent(
     clock.set(NINE - HOUR / 2)
     pipeline.add_due_people(5)
     totals = overview.totals(connection, TENANT, now=clock.now())
-    assert (totals.users, totals.next_hour, totals.waiting, totals.sent_last_hour) == (5, 5, 0, 0)
+    assert (totals.users, totals.due_next_hour, totals.waiting, totals.sent_last_hour) == (5, 5, 0, 0)
     clock.set(NINE)
     pipeline.enqueue()
     totals = overview.totals(connection, TENANT, now=clock.now())
-    assert (totals.next_hour, totals.waiting) == (0, 5)
+    assert (totals.due_next_hour, totals.waiting) == (0, 5)
     pipeline.deliverer(ScriptedProvider()).deliver(pipeline.lease(), Signal())
     totals = overview.totals(connection, TENANT, now=clock.now())
     assert (totals.waiting, totals.sent_last_hour, totals.sent_last_day) == (0, 5, 5)
@@ -153,7 +153,7 @@ def test_another_tenant_sees_nothing_of_it(pipeline: Pipeline, connection: Conne
     assert overview.next_to_come(connection, OTHER_TENANT, most=10) == []
     assert overview.zones(connection, OTHER_TENANT) == []
     totals = overview.totals(connection, OTHER_TENANT, now=NINE)
-    assert (totals.users, totals.next_hour, totals.sent_last_day) == (0, 0, 0)
+    assert (totals.users, totals.due_next_hour, totals.sent_last_day) == (0, 0, 0)
 
 
 def test_counting_users_ends_somewhere(pipeline: Pipeline, connection: Connection) -> None:

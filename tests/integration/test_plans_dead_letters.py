@@ -13,7 +13,7 @@ from scheduler.domain.message import MessageKey
 from scheduler.domain.occasion import Channel
 from scheduler.store import dead_letters, inbox, messages
 from scheduler.store.database import create_database_engine
-from scheduler.store.dead_letters import DeadLetterFilter, Spread
+from scheduler.store.dead_letters import DeadLetter, DeadLetterFilter, Place, Spread
 from scheduler.store.inbox import NewEntry
 from scheduler.store.partitions import Partitions
 from tests.fixtures.databases import DatabaseCopies
@@ -28,14 +28,16 @@ _FILL: Final = (
     """
     INSERT INTO message_log (user_id, send_at, batch_id, occasion_id, local_date, channel, tenant_id, state,
                              user_version, date_rule, time_rule, slot, attempt, year, timezone, reason)
-    SELECT n, :nine, 1, 1, date '2027-03-31' - CAST(n % 90 AS integer), 'email', 1,
+    SELECT n, :nine, 1, CASE WHEN n % 2000 = 5 THEN 2 ELSE 1 END, date '2027-03-31' - CAST(n % 90 AS integer),
+           CAST(CASE WHEN n % 5000 = 5 THEN 'sms' ELSE 'email' END AS channel), 1,
            CAST(CASE WHEN n % 5 = 0 THEN 'dead' ELSE 'expired' END AS message_state), 1, 'exact', 'exact', 0, 5,
            2027, 'UTC', 'http_503'
     FROM generate_series(1, 250000) n""",
     """
     INSERT INTO dead_letters (user_id, died_at, occasion_id, local_date, channel, tenant_id, slot, attempt, provider,
                               category, detail, discarded_at, discard_reason)
-    SELECT user_id, send_at, occasion_id, local_date, channel, 1, 0, 5, 'http',
+    SELECT user_id, send_at + user_id * interval '1 second', occasion_id, local_date, channel, 1, 0, 5,
+           CASE WHEN user_id % 2500 = 10 THEN 'other' ELSE 'http' END,
            CASE WHEN user_id % 500 = 0 THEN 'rare' ELSE 'http_503' END, 'x',
            CASE WHEN user_id % 3 = 0 THEN send_at END, CASE WHEN user_id % 3 = 0 THEN 'over' END
     FROM message_log WHERE state = 'dead' ORDER BY user_id""",
@@ -93,10 +95,17 @@ def reads(plan: list[dict[str, Any]]) -> set[tuple[str, str]]:
     }
 
 
+LAST_WEEK: Final = DeadLetterFilter(
+    died_from=NINE + timedelta(seconds=50_000), died_until=NINE + timedelta(seconds=150_000)
+)
 PAGES: Final[dict[str, tuple[DeadLetterFilter, set[str]]]] = {
-    "open": (ALL, {"dead_letters_open", "dead_letters_pkey"}),
+    "open": (ALL, {"dead_letters_open"}),
+    "of some days": (LAST_WEEK, {"dead_letters_open"}),
     "of a category": (DeadLetterFilter(category="rare"), {"dead_letters_open_by_category"}),
+    "of an occasion": (DeadLetterFilter(occasion_id=2), {"dead_letters_open_by_occasion"}),
+    "of a provider": (DeadLetterFilter(provider="other"), {"dead_letters_open_by_provider"}),
     "of a user": (DeadLetterFilter(user_id=500), {_KEY_INDEX}),
+    "on a channel": (DeadLetterFilter(channel=Channel.SMS), {"dead_letters_open"}),
     "discarded": (DeadLetterFilter(discarded=True), {"dead_letters_discarded"}),
 }
 
@@ -104,30 +113,59 @@ PAGES: Final[dict[str, tuple[DeadLetterFilter, set[str]]]] = {
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_follows_an_index(connection: Connection, name: str) -> None:
     wanted, indexes = PAGES[name]
-    plan = plans(connection, lambda c: dead_letters.page(c, TENANT, wanted, before=40_000, most=50))
+    place = Place(NINE + timedelta(seconds=200_000), 40_000)
+    plan = plans(connection, lambda c: dead_letters.page(c, TENANT, wanted, before=place, most=50))
     [(_, index)] = reads(plan)
     assert index in indexes
+    assert {"Bitmap Heap Scan", "Seq Scan"}.isdisjoint(
+        {node["Node Type"] for node in plan}
+    ) or name == "of a user"
 
 
-def test_the_newest_letter_of_a_tenant_is_not_looked_for_among_those_of_others(
-    connection: Connection,
-) -> None:
-    assert reads(plans(connection, lambda c: dead_letters.newest(c, 2))) == {
-        ("dead_letters", "dead_letters_open"),
-        ("dead_letters", "dead_letters_discarded"),
-    }
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_and_counts_agree_with_what_there_is(connection: Connection, name: str) -> None:
+    wanted, _ = PAGES[name]
+    all_there_are = dead_letters.counts(connection, TENANT, wanted)
+    found: list[DeadLetter] = []
+    place = None
+    while place is not None or not found:
+        page = dead_letters.page(connection, TENANT, wanted, before=place, most=2_000)
+        found += page.letters
+        place = page.next
+        if place is None:
+            break
+    assert [letter.place for letter in found] == sorted((letter.place for letter in found), reverse=True)
+    assert len({letter.id for letter in found}) == len(found) == sum(all_there_are.values()) > 0
+    bounded = dead_letters.bounded_counts(connection, TENANT, wanted)
+    assert bounded.are_exact == (bounded.letters == all_there_are)
+    assert all(0 < letters <= all_there_are[category] for category, letters in bounded.letters.items())
+    assert max(bounded.letters.values()) <= dead_letters.LETTERS_EXAMINED
 
 
-def test_a_rare_category_is_counted_by_its_index(connection: Connection) -> None:
-    wanted = DeadLetterFilter(category="rare")
-    plan = plans(connection, lambda c: dead_letters.counts(c, TENANT, wanted))
-    assert {node["Index Name"] for node in plan if "Index Name" in node} == {"dead_letters_open_by_category"}
+def test_the_newest_letter_is_known_without_looking_for_it(connection: Connection) -> None:
+    assert reads(plans(connection, dead_letters.newest)) <= {("dead_letters_id_seq", "all of it")}
+    assert dead_letters.newest(connection) >= 50_000
+
+
+COUNTED: Final[dict[str, tuple[DeadLetterFilter, set[str]]]] = {
+    "open": (ALL, {"dead_letters_open_by_category"}),
+    "of some days": (LAST_WEEK, {"dead_letters_open_by_category"}),
+    "on a channel": (DeadLetterFilter(channel=Channel.SMS), {"dead_letters_open_by_category"}),
+    **{name: PAGES[name] for name in PAGES if name.startswith("of a ") or name == "discarded"},
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_is_counted_for_a_page_is_found_by_an_index(connection: Connection, name: str) -> None:
+    wanted, indexes = COUNTED[name]
+    plan = plans(connection, lambda c: dead_letters.bounded_counts(c, TENANT, wanted))
+    assert {index for _, index in reads(plan)} <= indexes | {"dead_letters_open"}
 
 
 @pytest.mark.parametrize(
     ("wanted", "indexes"),
     [
-        (ALL, {"dead_letters_open", "dead_letters_pkey"}),
+        (ALL, {"dead_letters_open"}),
         (DeadLetterFilter(category="rare"), {"dead_letters_open_by_category"}),
     ],
 )
@@ -136,7 +174,7 @@ def test_a_chunk_is_taken_in_the_order_of_an_index(
 ) -> None:
     plan = plans(
         connection,
-        lambda c: dead_letters.take(c, TENANT, wanted, after=1_000, through=10**9, most=50),
+        lambda c: dead_letters.take(c, TENANT, wanted, after=Place(NINE, 1), through=10**9, most=50),
     )
     [(_, index)] = reads(plan)
     assert index in indexes
@@ -145,7 +183,7 @@ def test_a_chunk_is_taken_in_the_order_of_an_index(
 
 def test_a_replay_finds_messages_by_their_keys_one_partition_after_the_other(connection: Connection) -> None:
     def replay(c: Connection) -> None:
-        letters = dead_letters.take(c, TENANT, ALL, after=0, through=10**9, most=1_000)
+        letters = dead_letters.take(c, TENANT, ALL, after=None, through=10**9, most=1_000)
         replayed = messages.replay(c, [letter.key for letter in letters])
         assert len(replayed) == 1_000
         assert len({key.local_date.month for key in replayed}) == 3
@@ -162,7 +200,7 @@ def test_a_replay_finds_messages_by_their_keys_one_partition_after_the_other(con
 
 def test_letters_are_discarded_by_their_ids(connection: Connection) -> None:
     def discard(c: Connection) -> None:
-        letters = dead_letters.take(c, TENANT, ALL, after=0, through=10**9, most=100)
+        letters = dead_letters.take(c, TENANT, ALL, after=None, through=10**9, most=100)
         dead_letters.discard(c, letters, reason="over", now=NINE)
 
     assert ("dead_letters", "all of it") not in reads(plans(connection, discard))

@@ -38,6 +38,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "providers.hold_provider": {"reason": "Eve"},
     "api_keys.rotate_key": {"overlap_seconds": 0},
     "privacy.erase_person": {"reason": "Eve"},
+    "privacy.erase_external_person": {"reason": "Eve"},
     "privacy.allow_person": {"external_id": f"{MARK}-1", "reason": "Eve"},
 }
 """What is sent where an empty body would be refused before anybody looked whose the thing is."""

@@ -127,6 +127,7 @@ def _fuzz(port: int, role: Role, root: Path, options: argparse.Namespace) -> int
         *("--header", f"Authorization: Bearer {_token(role)}"),
         *("--checks", "all", "--workers", "2", "--seed", str(options.seed), "--request-timeout", "60"),
         *("--max-response-time", "60"),  # whatever else the machine does
+        *("--request-retries", "2"),  # a kept connection may end in the instant in which it is used again
         *("--warnings", "off", *phases, *bounds),
     ]
     environment = os.environ | {"PYTHONPATH": str(_ROOT)}

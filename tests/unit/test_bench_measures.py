@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.measures import LIMIT, OURS, percentile, rounded, single, steady_rate, summarize
+from tests.bench.measures import (
+    LIMIT,
+    OURS,
+    Drained,
+    percentile,
+    rounded,
+    single,
+    steady_rate,
+    summarize,
+)
+from tests.bench.rounds import Drains
 
 ROUNDS = [
     {OURS: 1000.0, "celery": 100.0, "pgqueuer": 200.0, LIMIT: 2000.0},
@@ -104,3 +114,19 @@ def test_a_steady_rate_leaves_out_a_slow_start_and_a_slow_end() -> None:
 def test_a_rate_of_too_few_looks_is_refused(progress: list[tuple[float, int]]) -> None:
     with pytest.raises(ValueError, match="too few"):
         steady_rate(progress)
+
+
+def test_both_measures_of_a_drain_are_reported_each_against_the_same_of_the_limit() -> None:
+    ours = iter([Drained(steady=300.0, whole=150.0), Drained(steady=200.0, whole=100.0)])
+    drains = Drains(lambda: next(ours), lambda: Drained(steady=400.0, whole=300.0))
+    rounds = [
+        {name: measure() for name, measure in drains.contestants.items()} | {"celery": 50.0} for _ in range(2)
+    ]
+
+    steady, whole = drains.results("drain", "messages/s", rounds)
+
+    assert (steady.work, steady.ours) == ("drain", 250)
+    assert (steady.ratio_to_limit, steady.ratio_to_best_peer) == (0.625, 5)
+    assert (whole.work, whole.ours) == ("drain, from first to last", 125)
+    assert whole.ratio_to_limit == pytest.approx(5 / 12)
+    assert whole.peers == {}
