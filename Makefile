@@ -39,8 +39,9 @@ bench: .venv/.development .venv-peers/.installed rabbitmq nginx ## rates beside 
 faults: .venv/.development rabbitmq ## kill and pause real processes and servers, then compare log and ledger
 	TEST_SCALE=full $(BIN)/pytest tests/faults
 
-load: .venv/.development ## users written and read at sixteen connections: prints latencies; then every route fuzzed for ten minutes
+load: .venv/.development ## users written and read at sixteen connections, and imported: rates; then every route fuzzed for ten minutes
 	$(BIN)/python -m tests.load.api
+	$(BIN)/python -m tests.load.imports
 	$(BIN)/python -m tests.load.fuzz --seconds 600
 
 lock: .venv/.created ## write the lock files from pyproject.toml (UPGRADE=1: with the newest versions)

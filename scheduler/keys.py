@@ -14,6 +14,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from secrets import token_bytes
 from threading import Lock
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ FRESH_SECONDS: Final = 5.0
 DEFAULT_OVERLAP: Final = timedelta(days=1)
 
 _PURPOSE: Final = b"daybreak.api-key:"
+_OWN_SECRET_BYTES: Final = 32
 _MOST_REMEMBERED: Final = 10_000
 _KIND: Final = "api_key"
 
@@ -152,6 +154,19 @@ class ApiKeys:
         return IssuedKey(key, made.text)
 
 
+@dataclass(slots=True)
+class _Remembered:
+    """A key as it was read, and the digest of the text that has proved it since (None: none has).
+
+    The digest is under a secret of the process, so it is worth nothing elsewhere; it is made in a fortieth of the time
+    that the stored one takes.
+    """
+
+    read_at: float
+    checked: CheckedKey
+    proof: bytes | None = field(default=None, repr=False)
+
+
 class KeyRing:
     """Recognizes keys for one process, and notes when they are used."""
 
@@ -160,16 +175,24 @@ class KeyRing:
         self._engine = engine
         self._clock = clock
         self._lock = Lock()
-        self._remembered: dict[str, tuple[float, CheckedKey]] = {}
+        self._remembered: dict[str, _Remembered] = {}
+        # Known to this process alone, and for as long as it lives.
+        self._own_secret = token_bytes(_OWN_SECRET_BYTES)
         self._noted: dict[int, datetime] = {}
 
     def recognize(self, text: str) -> StoredKey | None:
         """The key of this text, which may have ended; None for a text that is none or that is not known."""
         prefix = prefix_of(text)
-        checked = None if prefix is None else self._look_up(prefix)
-        if checked is None or not hmac.compare_digest(checked.key_hash, self._keys.hashed(text)):
+        found = None if prefix is None else self._look_up(prefix)
+        if found is None:
             return None
-        return checked.key
+        digest = hashlib.blake2b(text.encode(), key=self._own_secret).digest()
+        if found.proof is not None and hmac.compare_digest(found.proof, digest):
+            return found.checked.key
+        if not hmac.compare_digest(found.checked.key_hash, self._keys.hashed(text)):
+            return None
+        found.proof = digest
+        return found.checked.key
 
     def forget(self, prefix: str) -> None:
         """Look this key up anew the next time."""
@@ -193,11 +216,11 @@ class KeyRing:
         except DBAPIError as error:
             logger.bind(key_id=key.id, cause=type(error.orig).__name__).warning("use_of_key_not_noted")
 
-    def _look_up(self, prefix: str) -> CheckedKey | None:
+    def _look_up(self, prefix: str) -> _Remembered | None:
         now = self._clock.monotonic()
-        at, checked = self._remembered.get(prefix, (0.0, None))
-        if checked is not None and now - at < FRESH_SECONDS:
-            return checked
+        remembered = self._remembered.get(prefix)
+        if remembered is not None and now - remembered.read_at < FRESH_SECONDS:
+            return remembered
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             found = api_keys.by_prefix(connection, prefix)
         if found is None:
@@ -205,8 +228,8 @@ class KeyRing:
             return None
         if len(self._remembered) >= _MOST_REMEMBERED:
             self._remembered.clear()
-        self._remembered[prefix] = (now, found)
-        return found
+        remembered = self._remembered[prefix] = _Remembered(now, found)
+        return remembered
 
 
 def _found(key: StoredKey | None, key_id: int) -> StoredKey:
