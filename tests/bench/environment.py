@@ -41,11 +41,11 @@ class Sizes:
     few_future_rows: int = 100_000
     punctual_seconds: int = 600
     punctual_rate: int = 500
-    peer_seconds: float = 2.5
+    peer_seconds: float = 2.0
     """How long one peer works in one round, by what it did in the round before."""
 
-    api_users: int = 1_000
-    api_reads: int = 3_000
+    api_users: int = 700
+    api_reads: int = 2_500
     imported: int = 100_000
     ticks: int = 200
     lease_seconds: int = 10

@@ -27,7 +27,7 @@ _LONGEST_SECONDS: Final = 60.0
 _FEWEST: Final = 200
 _SECONDS_BETWEEN_LOOKS: Final = 0.1
 _SECONDS_TO_END: Final = 1.0
-"""Given to a peer whose work is done and committed, for its last acknowledgements. Celery's threads take minutes."""
+"""Given to a peer whose work is done and committed, for its last acknowledgements. Celery took 15 s and more."""
 
 
 _TABLE: Final = """
