@@ -1,6 +1,6 @@
 """Statements handed to the driver as they are: for requests, where SQLAlchemy's part costs more than PostgreSQL's.
 
-A statement is written as everywhere, and turned into the driver's form once. `together` sends several without waiting
+A statement is written as everywhere, and turned into the driver's form once. `answers` sends several without waiting
 for the answers in between: one round trip, and the server runs them in order, each with a snapshot of its own.
 """
 
@@ -96,18 +96,7 @@ class Answer(NamedTuple):
     changed: int
     """How many rows it changed, or found."""
     rows: list[Any]
-    """None where it returns none."""
-
-
-def together(connection: Connection, calls: Sequence[tuple[Direct, Parameters]]) -> list[list[Any]]:
-    """The rows of each statement, of which all return some, in one round trip. Raises what SQLAlchemy raises."""
-
-    def run(driver: psycopg.Connection[Any]) -> list[list[Any]]:
-        with driver.pipeline():
-            cursors = [statement.send(driver, parameters) for statement, parameters in calls]
-            return [cursor.fetchall() for cursor in cursors]
-
-    return _driven(connection, run)
+    """Empty where it returns none."""
 
 
 def answers(connection: Connection, calls: Sequence[Call]) -> list[Answer]:

@@ -24,7 +24,7 @@ from scheduler.domain.access import Actor
 from scheduler.domain.user import UserInput
 from scheduler.store import inbox, locks, users
 from scheduler.store.bulk_users import AddedMeanwhile
-from scheduler.store.direct import Direct, Parameters, together
+from scheduler.store.direct import Call, Direct, Parameters, answers
 from scheduler.store.known_occasions import WATERMARKS
 from scheduler.store.users import NOT_ERASED, SELECT_USER, StoredUser, stored_user
 
@@ -303,8 +303,8 @@ def _answered(
     connection: Connection, calls: Sequence[tuple[Direct, Parameters]]
 ) -> dict[Direct, Sequence[Any]]:
     """The rows of each statement, all in one round trip."""
-    statements = [statement for statement, _ in calls]
-    return dict(zip(statements, together(connection, calls), strict=True))
+    done = answers(connection, [Call(*each, is_named=True) for each in calls])
+    return {statement: each.rows for (statement, _), each in zip(calls, done, strict=True)}
 
 
 def _new_as_json(new: Sequence[NewUser]) -> str:
