@@ -26,16 +26,9 @@ from scheduler.domain.calendar import Moment, moments
 from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import AdHocRule, Occasion
 from scheduler.domain.planning_window import first_whole_date, is_at_once, slices
+from scheduler.domain.user import UserInput
 from scheduler.edited_users import EditedUsers
-from scheduler.store import (
-    ad_hoc_edits,
-    bulk_planning,
-    locks,
-    messages,
-    occasions,
-    planning,
-    users,
-)
+from scheduler.store import ad_hoc_edits, bulk_planning, locks, messages, occasions, planning, users
 from scheduler.store.database import in_transaction
 from scheduler.store.known_occasions import KnownOccasions
 from scheduler.store.partitions import Partitions
@@ -201,6 +194,19 @@ class Planner:
         if edited and any(each.planned_through and each.planned_through < now for each in active):
             raise PlanningBehind
         return self._agree(connection, tenant_id, edited, removed_ids, known, now)
+
+    def nothing_to_plan(self, tenant_id: int, users: Sequence[UserInput], *, now: datetime) -> list[Occasion]:
+        """All occasions as last known, if by these nothing is to be planned for users who are new; else none."""
+        known = self._known.last_known(tenant_id)
+        active = [occasion for occasion in known if occasion.active]
+        if any(each.planned_through is None or each.planned_through < now for each in active):
+            return []
+        edited = EditedUsers.of([], users, are_new=True)
+        return [] if self._may_be_asked(edited, active, known, now) else known
+
+    def forget_occasions(self, tenant_id: int) -> None:
+        """What is known of a tenant's occasions is no longer so."""
+        self._known.forget(tenant_id)
 
     def replan_stored(
         self, connection: Connection, tenant_id: int, user_ids: Sequence[int], *, now: datetime

@@ -30,7 +30,8 @@ from scheduler.store import audit, bulk_users, erasure, new_users
 from scheduler.store.bulk_users import AddedMeanwhile
 from scheduler.store.database import in_transaction
 from scheduler.store.planning import Replanned
-from scheduler.user_group import Action, UserGroup, UserKey, UserWrite, WrittenUser
+from scheduler.store.user_writes import PlannedMeanwhile
+from scheduler.user_group import Action, OutcomeUnknown, UserGroup, UserKey, UserWrite, WrittenUser
 
 Result = TypeVar("Result")
 
@@ -233,6 +234,8 @@ class Registry:
 
         try:
             self._repeated(transaction)
+        except OutcomeUnknown as unknown:
+            return unknown.outcomes
         except DBAPIError as error:
             if not (outcomes and error.connection_invalidated):
                 raise
@@ -264,4 +267,8 @@ class Registry:
                 if not tries_left:
                     raise
                 logger.info("user_added_meanwhile")
+            except PlannedMeanwhile:
+                if not tries_left:
+                    raise
+                logger.info("planned_meanwhile")
         raise AssertionError("unreachable: the last try returns or raises")

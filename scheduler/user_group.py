@@ -16,9 +16,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from scheduler.domain.access import Actor
 from scheduler.domain.field_error import FieldError
+from scheduler.domain.occasion import Occasion
 from scheduler.domain.tombstone import Tombstones
 from scheduler.domain.user import UserInput, UserPatch, patched
 from scheduler.edited_users import EditedUsers
@@ -26,8 +28,9 @@ from scheduler.errors import DaybreakError, InvalidInput, NotFound, VersionConfl
 from scheduler.group_writer import LATER, Outcome
 from scheduler.planner import Planner
 from scheduler.store import audit, user_writes, users
+from scheduler.store.bulk_users import AddedMeanwhile
 from scheduler.store.planning import Replanned
-from scheduler.store.user_writes import LockedUsers, NewUser, Note, UserWrites, Written
+from scheduler.store.user_writes import LockedUsers, NewUser, Note, PlannedMeanwhile, UserWrites, Written
 from scheduler.store.users import StoredUser
 
 UserKey = int | str
@@ -90,6 +93,14 @@ class _Decision:
         return frozenset([*names, self.before.id] if self.before else names)
 
 
+class OutcomeUnknown(Exception):
+    """Something failed while a group was being committed, or since; `outcomes` are those of its members."""
+
+    def __init__(self, outcomes: Sequence[Outcome[Done]]) -> None:
+        super().__init__()
+        self.outcomes = list(outcomes)
+
+
 _NOBODY: Final = LockedUsers({}, {})
 
 
@@ -109,16 +120,37 @@ class UserGroup:
     def write(
         self, connection: Connection, writes: Sequence[UserWrite], now: datetime, *, hurries: bool = False
     ) -> list[Outcome[Done]]:
-        """The outcome of each, once the caller commits. Raises PlanningBehind, AddedMeanwhile, or DBAPIError, which it
-        does as well where it `hurries` and has to wait long for a lock: then nothing may be committed.
+        """The outcome of each, once the caller commits. Raises PlanningBehind, AddedMeanwhile, PlannedMeanwhile, or
+        DBAPIError: then nothing may be committed.
+
+        A group that `hurries` does not wait long for a lock, which is a DBAPIError as well. Where it only adds users
+        for whom nothing is to be planned it commits by itself, and may raise OutcomeUnknown.
         """
         tenant_id = writes[0].tenant_id
         is_adding = all(write.action is Action.CREATE for write in writes)
         locked = _NOBODY if is_adding else _lock(connection, tenant_id, writes, hurries=hurries)
         decided = [self._decide(connection, write, locked) for write in writes]
         doing = _apart(each for each in decided if isinstance(each, _Decision))
-        done = self._do(connection, tenant_id, doing, now, is_adding, hurries) if doing else {}
-        return [each if isinstance(each, Exception) else done.get(each, LATER) for each in decided]
+        known = self._known(tenant_id, doing, now) if is_adding and hurries else []
+        unknown: Exception | None = None
+        done: Mapping[_Decision, Outcome[Done]] = {}
+        try:
+            if doing:
+                done = self._do(connection, tenant_id, doing, now, is_adding, hurries, known)
+        except Exception as error:
+            if not known or _has_changed_nothing(error):
+                raise
+            # It may have been committed: to write it again might be to write it twice.
+            done, unknown = dict.fromkeys(doing, error), error
+        outcomes = [each if isinstance(each, Exception) else done.get(each, LATER) for each in decided]
+        if unknown is not None:
+            raise OutcomeUnknown(outcomes) from unknown
+        return outcomes
+
+    def _known(self, tenant_id: int, doing: Sequence[_Decision], now: datetime) -> list[Occasion]:
+        """The occasions by which there is nothing to plan for those who are to be added, if so."""
+        users = [each.after for each in doing if each.after is not None]
+        return self._planner.nothing_to_plan(tenant_id, users, now=now)
 
     def _decide(
         self, connection: Connection, write: UserWrite, locked: LockedUsers
@@ -163,14 +195,37 @@ class UserGroup:
         now: datetime,
         is_adding: bool,
         hurries: bool,
+        known: Sequence[Occasion],
     ) -> dict[_Decision, Outcome[Done]]:
         writes = self._writes(tenant_id, doing)
-        if is_adding:
-            written = user_writes.create(connection, tenant_id, writes.new, now=now, hurries=hurries)
-        else:
+        if not is_adding:
             written = user_writes.write(connection, tenant_id, writes, now=now)
+        else:
+            try:
+                written = user_writes.create(
+                    connection, tenant_id, writes.new, now=now, hurries=hurries, known=known
+                )
+            except PlannedMeanwhile:
+                self._planner.forget_occasions(tenant_id)
+                raise
         stored = {each: _stored(each, written, now) for each in doing}
-        replanned = self._planner.replan_written(
+        replanned = {} if known else self._replanned(connection, tenant_id, stored, written, now)
+        return {
+            each: users.taken(each.after)
+            if each.after and each.after.external_id in written.taken
+            else self._outcome(tenant_id, each, stored[each], replanned)
+            for each in doing
+        }
+
+    def _replanned(
+        self,
+        connection: Connection,
+        tenant_id: int,
+        stored: Mapping[_Decision, StoredUser | None],
+        written: Written,
+        now: datetime,
+    ) -> dict[int, Replanned]:
+        return self._planner.replan_written(
             connection,
             tenant_id,
             [
@@ -178,16 +233,10 @@ class UserGroup:
                 for each, user in stored.items()
                 if user is not None
             ],
-            [each.before.id for each in doing if each.before is not None and each.after is None],
+            [each.before.id for each in stored if each.before is not None and each.after is None],
             written.watermarks,
             now=now,
         )
-        return {
-            each: users.taken(each.after)
-            if each.after and each.after.external_id in written.taken
-            else self._outcome(tenant_id, each, stored[each], replanned)
-            for each in doing
-        }
 
     def _writes(self, tenant_id: int, doing: Sequence[_Decision]) -> UserWrites:
         changes = [each for each in doing if each.before is not None]
@@ -219,6 +268,13 @@ class UserGroup:
 
     def _tombstone(self, tenant_id: int, user: UserInput) -> bytes | None:
         return None if self._tombstones is None else self._tombstones.of(tenant_id, user.external_id)
+
+
+def _has_changed_nothing(error: Exception) -> bool:
+    """Whether what was to be committed in the same round trip was not, by this error."""
+    if isinstance(error, DBAPIError):
+        return not error.connection_invalidated
+    return isinstance(error, (AddedMeanwhile, PlannedMeanwhile))
 
 
 def _lock(

@@ -22,6 +22,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from scheduler.clock import SystemClock
 from scheduler.store import arrays
+from scheduler.store.direct import SESSION
+from scheduler.store.sessions import Session
 
 Result = TypeVar("Result")
 
@@ -64,10 +66,15 @@ def create_database_engine(
             f" -c plan_cache_mode={'force_generic_plan' if plans_once else 'auto'}",
         },
     )
-    event.listen(engine, "connect", arrays.register)
+    event.listen(engine, "connect", _prepare)
     event.listen(engine, "checkout", _check)
     event.listen(engine, "checkin", _note_use)
     return engine
+
+
+def _prepare(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:
+    arrays.register(connection)
+    record.info[SESSION] = Session(connection)
 
 
 def _check(connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _lent: object) -> None:

@@ -1,38 +1,39 @@
 """Statements handed to the driver as they are: for requests, where SQLAlchemy's part costs more than PostgreSQL's.
 
 A statement is written as everywhere, and turned into the driver's form once. `answers` sends several without waiting
-for the answers in between: one round trip, and the server runs them in order, each with a snapshot of its own.
+for the answers in between: one round trip, and the server runs them in order, each with a snapshot of its own. The
+first of a transaction takes BEGIN along (`sessions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final
 
 import psycopg
-from psycopg import RawCursor
-from psycopg.pq import TransactionStatus
-from psycopg.rows import RowFactory, namedtuple_row, tuple_row
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import DBAPIError
 
-Result = TypeVar("Result")
-Parameters = Mapping[str, Any]
+from scheduler.store.sessions import Answer, Call, Parameters, Session, Statement
+
+__all__ = ["NUMBERED", "SESSION", "Answer", "Call", "Direct", "Parameters", "answers"]
 
 # Of the dialects, asyncpg's is the one whose parameters are numbered as PostgreSQL numbers them.
 NUMBERED: Final = asyncpg.dialect()  # type: ignore[no-untyped-call]
 
+SESSION: Final = "daybreak_session"
+"""Under this name the pool notes the `Session` of each of its connections."""
 
-class Direct:
+
+class Direct(Statement):
     """A statement for the driver."""
 
     def __init__(self, statement: TextClause | str) -> None:
         self.statement = text(statement) if isinstance(statement, str) else statement
         compiled: Any = self.statement.compile(dialect=NUMBERED)
-        # Without its indentation, which would be sent each time.
-        self._text: str = " ".join(str(compiled).split())
-        self._names: tuple[str, ...] = tuple(compiled.positiontup or ())
+        # Without its indentation, which would be sent with it.
+        super().__init__(" ".join(str(compiled).split()), compiled.positiontup or ())
 
     def one_or_none(self, connection: Connection, parameters: Parameters) -> Any:
         """The only row; None: there is none."""
@@ -42,89 +43,48 @@ class Direct:
 
     def rows(self, connection: Connection, parameters: Parameters) -> list[Any]:
         """The rows. Raises what SQLAlchemy raises."""
-        return _driven(connection, lambda driver: self.send(driver, parameters).fetchall())
+        return self._answer(connection, parameters, is_named=True).rows
 
     def tuples(self, connection: Connection, parameters: Parameters) -> list[tuple[Any, ...]]:
         """The rows without names, for those who read many. Raises what SQLAlchemy raises."""
-        return _driven(connection, lambda driver: self.send(driver, parameters, tuple_row).fetchall())
+        return self._answer(connection, parameters).rows
 
     def count(self, connection: Connection, parameters: Parameters) -> int:
         """How many rows it changed. Raises what SQLAlchemy raises."""
-        return _driven(connection, lambda driver: self.send(driver, parameters).rowcount)
+        return self._answer(connection, parameters).changed
 
     def at_once(self, connection: Connection, parameters: Parameters) -> Any:
         """The only row; None: there is none. Where no transaction is under way the statement is one of its own:
         committed in one round trip instead of three. Raises what SQLAlchemy raises.
         """
+        rows = self._answer(connection, parameters, is_named=True, begins=False).rows
+        return rows[0] if rows else None
 
-        def run(driver: psycopg.Connection[Any]) -> Any:
-            if driver.info.transaction_status is not TransactionStatus.IDLE:
-                return self.send(driver, parameters).fetchone()
-            driver.autocommit = True
-            try:
-                return self.send(driver, parameters).fetchone()
-            finally:
-                if not driver.closed:
-                    driver.autocommit = False
-
-        return _driven(connection, run)
-
-    def send(
-        self,
-        driver: psycopg.Connection[Any],
-        parameters: Parameters,
-        row_factory: RowFactory[Any] = namedtuple_row,
-    ) -> RawCursor[Any]:
-        """Have the driver execute it, or in a pipeline send it."""
-        cursor: RawCursor[Any] = RawCursor(driver, row_factory=row_factory)
-        cursor.execute(self._text, [parameters[name] for name in self._names])
-        return cursor
+    def _answer(
+        self, connection: Connection, parameters: Parameters, *, is_named: bool = False, begins: bool = True
+    ) -> Answer:
+        [answer] = _exchanged(connection, [Call(self, parameters, is_named)], begins=begins)
+        return answer
 
 
-class Call(NamedTuple):
-    """A statement and what it is called with, to be sent in company."""
-
-    statement: Direct
-    parameters: Parameters
-    is_named: bool = False
-    """Whether its rows are to have names; those who read many do without."""
-
-
-class Answer(NamedTuple):
-    """What one of several statements has done."""
-
-    changed: int
-    """How many rows it changed, or found."""
-    rows: list[Any]
-    """Empty where it returns none."""
-
-
-def answers(connection: Connection, calls: Sequence[Call]) -> list[Answer]:
+def answers(connection: Connection, calls: Sequence[Call], *, commits: bool = False) -> list[Answer]:
     """What each statement has done, in one round trip; where one fails, those after it do nothing.
 
-    Raises what SQLAlchemy raises.
+    Where this `commits`, the transaction has ended by then; if none of the statements fails. Raises what SQLAlchemy
+    raises.
     """
-
-    def run(driver: psycopg.Connection[Any]) -> list[Answer]:
-        with driver.pipeline():
-            cursors = [
-                call.statement.send(driver, call.parameters, namedtuple_row if call.is_named else tuple_row)
-                for call in calls
-            ]
-        return [
-            # Unlike `description`, which says the same, it does not look each column up.
-            Answer(cursor.rowcount, [] if cursor.rownumber is None else cursor.fetchall())
-            for cursor in cursors
-        ]
-
-    return _driven(connection, run) if calls else []
+    return _exchanged(connection, calls, commits=commits) if calls else []
 
 
-def _driven(connection: Connection, work: Callable[[psycopg.Connection[Any]], Result]) -> Result:
-    driver: Any = connection.connection.driver_connection
+def _exchanged(
+    connection: Connection, calls: Sequence[Call], *, begins: bool = True, commits: bool = False
+) -> list[Answer]:
+    lent = connection.connection
+    session: Session = lent.info[SESSION]
     try:
-        return work(driver)
+        return session.exchange(calls, begins=begins, commits=commits)
     except psycopg.Error as error:
+        driver: Any = lent.driver_connection
         is_lost = bool(driver.closed)
         if is_lost:
             connection.invalidate(error)

@@ -1,7 +1,8 @@
 """The occasions of a process's tenants, as last read: a write to a user asks only what has changed of them.
 
 An occasion of a known version is what it was but for its watermark, which every look reads anew, under the planning
-lock as before. A transaction that edits occasions must not ask here: what it has written may be rolled back.
+lock as before; or a statement compares it there with the one last read (`UNCHANGED`), by which something was decided
+beforehand. A transaction that edits occasions must not ask here: what it has written may be rolled back.
 """
 
 from __future__ import annotations
@@ -19,8 +20,29 @@ from scheduler.store.direct import Direct
 _WATERMARKS: Final = text("""
 SELECT id, version, planned_through FROM occasions WHERE tenant_id = :tenant_id AND kind <> 'ad_hoc' ORDER BY id""")
 
+_UNCHANGED: Final = text("""
+SELECT 1 / CAST(coalesce(
+    array_agg(id ORDER BY id) = CAST(:ids AS integer[])
+    AND array_agg(version ORDER BY id) = CAST(:versions AS integer[])
+    AND array_agg(planned_through ORDER BY id) = CAST(:planned_through AS timestamptz[]),
+    false) AS integer) AS is_unchanged
+FROM occasions WHERE tenant_id = :tenant_id AND kind <> 'ad_hoc'""")
+
 WATERMARKS: Final = Direct(_WATERMARKS)
 """What there is to know of a tenant's occasions each time: to be read while planning is shared."""
+
+UNCHANGED: Final = Direct(_UNCHANGED)
+"""Fails, by a division by zero, unless a tenant's occasions are those of `unchanged`: while planning is shared."""
+
+
+def unchanged(tenant_id: int, known: Sequence[Occasion]) -> dict[str, Any]:
+    """What `UNCHANGED` is given; `known` as of `KnownOccasions.last_known`."""
+    return {
+        "tenant_id": tenant_id,
+        "ids": [occasion.id for occasion in known],
+        "versions": [occasion.version for occasion in known],
+        "planned_through": [occasion.planned_through for occasion in known],
+    }
 
 
 class KnownOccasions:
@@ -44,9 +66,19 @@ class KnownOccasions:
             read = occasions.list_all(connection, tenant_id)
             self._by_tenant[tenant_id] = {occasion.id: occasion for occasion in read}
             return read
-        return [
+        found = [
             known[row.id]
             if known[row.id].planned_through == row.planned_through
             else replace(known[row.id], planned_through=row.planned_through)
             for row in watermarks
         ]
+        self._by_tenant[tenant_id] = {occasion.id: occasion for occasion in found}
+        return found
+
+    def last_known(self, tenant_id: int) -> list[Occasion]:
+        """A tenant's occasions as they last were, oldest first; none: nothing is known."""
+        return list(self._by_tenant.get(tenant_id, {}).values())
+
+    def forget(self, tenant_id: int) -> None:
+        """Something of what is known of a tenant's occasions is no more."""
+        self._by_tenant.pop(tenant_id, None)

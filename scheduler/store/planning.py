@@ -204,6 +204,9 @@ FROM (
 GROUP BY user_id""")
 
 
+_DIRECT_REPLAN: Final = Direct(_REPLAN)
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """What planning a window did, in messages."""
@@ -313,7 +316,7 @@ def replan_users(
     }
     return {
         row.user_id: Replanned(planned=row.planned, moved=row.moved, kept=row.kept, removed=row.removed)
-        for row in connection.execute(_REPLAN, parameters)
+        for row in _DIRECT_REPLAN.rows(connection, parameters)
     }
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import psycopg
 from psycopg.adapt import Transformer
@@ -23,10 +23,8 @@ from psycopg.pq import ExecStatus
 from sqlalchemy import Engine, PoolProxiedConnection, QueuePool, TextClause, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
-from scheduler.store.direct import NUMBERED
+from scheduler.store.direct import NUMBERED, SESSION
 from scheduler.store.tenants import name_tenant
-
-_PREPARED: Final = "daybreak_prepared"
 
 
 class SingleRow:
@@ -114,7 +112,7 @@ def _driver(lent: PoolProxiedConnection) -> psycopg.Connection[Any]:
 
 def _execute(lent: PoolProxiedConnection, statement: SingleRow, values: list[bytes]) -> Any:
     driver = _driver(lent)
-    transformers: dict[bytes, Any] = lent.info.setdefault(_PREPARED, {})
+    transformers: dict[bytes, Any] = lent.info[SESSION].of_readers
     transformer = transformers.get(statement.name)
     if transformer is None:
         _expect(driver, driver.pgconn.prepare(statement.name, statement.text), ExecStatus.COMMAND_OK)

@@ -16,16 +16,17 @@ from datetime import datetime
 from typing import Any, Final
 
 import orjson
-from psycopg.errors import UniqueViolation
+from psycopg.errors import DivisionByZero, UniqueViolation
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from scheduler.domain.access import Actor
+from scheduler.domain.occasion import Occasion
 from scheduler.domain.user import UserInput
 from scheduler.store import inbox, locks, users
 from scheduler.store.bulk_users import AddedMeanwhile
 from scheduler.store.direct import Call, Direct, Parameters, answers
-from scheduler.store.known_occasions import WATERMARKS
+from scheduler.store.known_occasions import UNCHANGED, WATERMARKS, unchanged
 from scheduler.store.users import NOT_ERASED, SELECT_USER, StoredUser, stored_user
 
 PATIENCE: Final = "2s"
@@ -185,13 +186,18 @@ class Written:
     """What was written.
 
     `created`: id and version by external id, without those who were erased, or whose external id is `taken`.
-    `versions`: of the changed. `watermarks`: the rows of `WATERMARKS`, as of when planning was shared.
+    `versions`: of the changed. `watermarks`: the rows of `WATERMARKS`, as of when planning was shared; none where it is
+    committed already.
     """
 
     created: Mapping[str, tuple[int, int]]
     taken: frozenset[str]
     versions: Mapping[int, int]
     watermarks: Sequence[Any]
+
+
+class PlannedMeanwhile(Exception):
+    """The occasions are no longer what they were last known to be: nothing was written."""
 
 
 def lock(
@@ -230,19 +236,23 @@ def lock(
 
 
 def create(
-    connection: Connection, tenant_id: int, new: Sequence[NewUser], *, now: datetime, hurries: bool = False
+    connection: Connection,
+    tenant_id: int,
+    new: Sequence[NewUser],
+    *,
+    now: datetime,
+    hurries: bool = False,
+    known: Sequence[Occasion] = (),
 ) -> Written:
     """Add all whose external id is free, without a `lock` before, and share planning; `hurries` as there.
 
-    Raises AddedMeanwhile.
+    Where `known` occasions are given it is committed as well, if they are all that there are and as they were.
+    Raises AddedMeanwhile, or PlannedMeanwhile where they are not.
     """
     # First by a statement of its own: it waits for deletions under way, and the next one sees them.
     owners = {"tenant_id": tenant_id, "external_ids": sorted(each.user.external_id for each in new)}
-    return _written(
-        connection,
-        tenant_id,
-        [*_hurry(hurries), (_DIRECT_LOCK_EXTERNAL, owners), _creation(tenant_id, new, now)],
-    )
+    calls = [*_hurry(hurries), (_DIRECT_LOCK_EXTERNAL, owners), _creation(tenant_id, new, now)]
+    return _written(connection, tenant_id, calls, known)
 
 
 def write(connection: Connection, tenant_id: int, writes: UserWrites, *, now: datetime) -> Written:
@@ -280,14 +290,25 @@ def _creation(tenant_id: int, new: Sequence[NewUser], now: datetime) -> tuple[Di
     }
 
 
-def _written(connection: Connection, tenant_id: int, calls: Sequence[tuple[Direct, Parameters]]) -> Written:
-    """Execute these and share planning. Raises AddedMeanwhile where somebody adds the same user at the same time."""
-    planning = [(_DIRECT_SHARE, locks.planning_of(tenant_id)), (WATERMARKS, {"tenant_id": tenant_id})]
+def _written(
+    connection: Connection,
+    tenant_id: int,
+    calls: Sequence[tuple[Direct, Parameters]],
+    known: Sequence[Occasion] = (),
+) -> Written:
+    """Execute these and share planning; commit, if occasions are `known`.
+
+    Raises AddedMeanwhile where somebody adds the same user at the same time, or PlannedMeanwhile.
+    """
+    sharing = (_DIRECT_SHARE, locks.planning_of(tenant_id))
+    looking = (UNCHANGED, unchanged(tenant_id, known)) if known else (WATERMARKS, {"tenant_id": tenant_id})
     try:
-        rows = _answered(connection, [*calls, *planning])
-    except IntegrityError as error:
+        rows = _answered(connection, [*calls, sharing, looking], commits=bool(known))
+    except DBAPIError as error:
         if isinstance(error.orig, UniqueViolation):
             raise AddedMeanwhile from None
+        if isinstance(error.orig, DivisionByZero):
+            raise PlannedMeanwhile from None
         raise
     # Who has been there has no version here.
     new = rows.get(_DIRECT_CREATE, ())
@@ -295,15 +316,15 @@ def _written(connection: Connection, tenant_id: int, calls: Sequence[tuple[Direc
         {row.external_id: (row.id, row.version) for row in new if row.version},
         frozenset(row.external_id for row in new if not row.version),
         {row.id: row.version for row in rows.get(_DIRECT_CHANGE, ())},
-        rows[WATERMARKS],
+        rows.get(WATERMARKS, ()),
     )
 
 
 def _answered(
-    connection: Connection, calls: Sequence[tuple[Direct, Parameters]]
+    connection: Connection, calls: Sequence[tuple[Direct, Parameters]], *, commits: bool = False
 ) -> dict[Direct, Sequence[Any]]:
     """The rows of each statement, all in one round trip."""
-    done = answers(connection, [Call(*each, is_named=True) for each in calls])
+    done = answers(connection, [Call(*each, is_named=True) for each in calls], commits=commits)
     return {statement: each.rows for (statement, _), each in zip(calls, done, strict=True)}
 
 

@@ -61,6 +61,18 @@ def test_an_error_is_the_one_that_sqlalchemy_raises_and_harms_no_later_read(engi
     assert readers.one_or_none(NONE, 1, wanted=2).one == 1
 
 
+def test_what_the_driver_throws_away_is_prepared_anew(engine: Engine) -> None:
+    readers = Readers(engine)
+    readers._most_kept = 0  # so that its connection is lent to others in between
+    pid = readers.one_or_none(WHO, 1).pid
+    with engine.connect() as connection, connection.begin() as transaction:
+        for number in range(10):
+            connection.execute(text("SELECT CAST(:number AS integer)"), {"number": number})
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() == pid
+        transaction.rollback()
+    assert readers.one_or_none(WHO, 1).pid == pid
+
+
 def test_no_more_than_half_of_the_pool_is_kept(engine: Engine) -> None:
     readers = Readers(engine)
     slow = SingleRow("slow", text("SELECT count(*) AS one FROM generate_series(1, 100000)"))

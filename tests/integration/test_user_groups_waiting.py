@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from scheduler.clock import SettableClock
 from scheduler.domain.access import Actor
@@ -19,7 +20,9 @@ from scheduler.registry import Registry
 from scheduler.service import registry_for
 from scheduler.settings import Settings
 from scheduler.store import erasure, user_writes, users
+from scheduler.store.known_occasions import UNCHANGED, WATERMARKS
 from scheduler.user_group import Action, UserWrite
+from tests.fixtures.statements import sent_directly
 from tests.fixtures.waiting import wait_until_blocked
 
 TENANT: Final = 1
@@ -106,3 +109,67 @@ def test_who_waits_for_a_lock_does_not_hold_up_the_line(
             assert registry.create(TENANT, person("behind")).is_new
             assert not waiting.done()
         assert waiting.result(60).user.version == 2
+
+
+def born_in_june(name: str) -> UserInput:
+    """Somebody for whom nothing is to be planned now."""
+    return UserInput(external_id=name, first_name="Ann", timezone="UTC", dates={"birthday": date(1990, 6, 1)})
+
+
+def know_the_occasions(registry: Registry) -> None:
+    """The first creation begins their planning, the next one sees it begun."""
+    for name in ("first", "second"):
+        registry.create(TENANT, born_in_june(name))
+
+
+def test_who_has_nothing_to_plan_is_committed_along_unless_the_occasions_are_others_by_now(
+    engine: Engine, registry: Registry
+) -> None:
+    know_the_occasions(registry)
+    with sent_directly() as seen:
+        assert registry.create(TENANT, born_in_june("along")).is_new
+    assert UNCHANGED.statement in [statement for statement, _ in seen]
+    assert WATERMARKS.statement not in [statement for statement, _ in seen]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE occasions SET planned_through = planned_through + interval '1 hour'"))
+    with sent_directly() as seen:
+        assert registry.create(TENANT, born_in_june("again")).user.version == 1
+    assert [
+        statement for statement, _ in seen if statement in (UNCHANGED.statement, WATERMARKS.statement)
+    ] == [
+        UNCHANGED.statement,
+        WATERMARKS.statement,
+    ]
+    assert added(engine) == ["again", "along", "first", "second"]
+
+
+def test_who_may_have_been_committed_along_is_not_written_again(engine: Engine, registry: Registry) -> None:
+    know_the_occasions(registry)
+    with engine.begin() as connection:
+        connection.execute(text(_END_AT_COMMIT))
+    try:
+        with pytest.raises(DBAPIError) as caught:
+            registry.create(TENANT, born_in_june("lost"))
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP FUNCTION end_at_commit() CASCADE"))
+    assert caught.value.connection_invalidated
+    assert added(engine) == ["first", "second"]
+
+
+_END_AT_COMMIT: Final = """
+CREATE FUNCTION end_at_commit() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER end_at_commit AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION end_at_commit()"""
+
+
+def added(engine: Engine) -> list[str]:
+    """Who was added, by the audit log: once each, and is there."""
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT after->>'external_id' FROM audit_log WHERE action = 'create' ORDER BY 1")
+        )
+        noted = list(found.scalars())
+        assert list(connection.execute(text("SELECT external_id FROM users ORDER BY 1")).scalars()) == noted
+    return noted
