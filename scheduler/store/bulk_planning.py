@@ -30,7 +30,6 @@ from scheduler.domain.calendar import Moment
 from scheduler.domain.occasion import Channel, Occasion, YearlyRule
 from scheduler.store.planning import (
     BATCHED,
-    CHOSEN_TIME,
     HAS_BEGUN,
     LOG_COLUMNS,
     REACHABLE,
@@ -41,6 +40,10 @@ from scheduler.store.planning import (
     plan_statement,
 )
 
+# All moments are of one occasion.
+_DEFAULT_TIME: Final = "(CAST(:default_time AS time[]))[1]"
+
+# Nobody can prefer 24:00: it stands for a moment that is everyone's, so that moments and people meet by equality.
 _DATED: Final = text(
     plan_statement(f"""
     SELECT u.id AS user_id, u.version AS user_version, u.tenant_id, channel, m.*
@@ -49,32 +52,80 @@ _DATED: Final = text(
         WHERE tenant_id = :tenant_id AND name = :name AND month_day = ANY(CAST(:month_days AS smallint[]))
     ) d
     JOIN users u ON u.id = d.user_id
+    CROSS JOIN LATERAL (
+        VALUES (coalesce(u.preferred_time, {_DEFAULT_TIME})), (time '24:00')) AS theirs (chosen_time)
     JOIN moments m ON m.timezone = u.timezone AND m.month_day = d.month_day
+         AND coalesce(m.chosen_time, time '24:00') = theirs.chosen_time
     CROSS JOIN unnest(CAST(:channels AS channel[])) AS channel
-    WHERE {HAS_BEGUN} AND {CHOSEN_TIME} AND {REACHABLE} AND {YEAR_NOT_SPENT}""")
+    WHERE {HAS_BEGUN} AND {REACHABLE} AND {YEAR_NOT_SPENT}""")
 )
 
-_ARE_THEIRS: Final = f"""
-    m.timezone = u.timezone AND u.tenant_id = :tenant_id AND u.timezone = ANY(CAST(:zones AS text[]))
-    AND {CHOSEN_TIME} AND {REACHABLE}"""
+
+def _of_zone(columns: str, moments_of_channels: str) -> str:
+    """A query for `columns` of the users in the zone of each moment `m`."""
+    return f"""
+    SELECT {columns} FROM users u CROSS JOIN {moments_of_channels}
+    WHERE m.timezone = u.timezone AND u.tenant_id = :tenant_id AND u.timezone = ANY(CAST(:zones AS text[]))
+      AND m.chosen_time IS NULL AND {REACHABLE}"""
+
+
+def _of_zone_and_time(columns: str, moments_of_channels: str) -> str:
+    """The same where a moment may be for those alone who chose its time, or have it because they chose none.
+
+    Each such moment looks up its people in the index (`OFFSET 0` makes it): users are never compared with moments
+    of their zone at times that are not theirs, and those whose time is not in the window are not read at all.
+    """
+
+    def looked_up(time_condition: str) -> str:
+        return f"""
+    SELECT {columns} FROM {moments_of_channels}
+    CROSS JOIN LATERAL (
+        SELECT * FROM users WHERE tenant_id = :tenant_id AND timezone = m.timezone AND {time_condition} OFFSET 0) AS u
+    WHERE {REACHABLE}"""
+
+    return " UNION ALL ".join(
+        [
+            _of_zone(columns, moments_of_channels),
+            looked_up("preferred_time = m.chosen_time"),
+            looked_up(f"preferred_time IS NULL AND m.chosen_time = {_DEFAULT_TIME}"),
+        ]
+    )
+
 
 _UNDATED: Final = text(
-    plan_statement(f"""
-    SELECT u.id AS user_id, u.version AS user_version, u.tenant_id, channel, m.*
-    FROM users u CROSS JOIN moments m CROSS JOIN unnest(CAST(:channels AS channel[])) AS channel
-    WHERE {_ARE_THEIRS}""")
+    plan_statement(
+        _of_zone_and_time(
+            "u.id AS user_id, u.version AS user_version, u.tenant_id, channel, m.*",
+            "(moments m CROSS JOIN unnest(CAST(:channels AS channel[])) AS channel)",
+        )
+    )
 )
 
-# Moments of one instant share a turn, whatever their zones: their messages go into the same batches. An id that did not
-# fit below the turn would only lie out of order. `NOT IN` is answered from a hash table; nothing in it is NULL. Every
-# message that is missing is written, or else nothing is: so the batches need not wait to be told of each.
-_UNDATED_UNASKED: Final = text(f"""
+# The people of a zone lie all over the table. Read by its pages it takes half the time it takes in the order of the
+# index, which PostgreSQL prefers: it takes the index for as well sorted as its first column, the tenant.
+_READ_BY_PAGES: Final = text("SELECT set_config('enable_indexscan', 'off', true)")
+
+_UNASKED_COLUMNS: Final = """
+           CAST(place AS integer) AS place, zone, (turn << 40) + u.id AS position, u.id AS user_id,
+           u.version AS user_version, (u.id, m.local_date, m.slot, channel) NOT IN (
+               SELECT user_id, local_date, slot, channel FROM there) AS is_missing"""
+
+
+def _unasked(candidates: str) -> TextClause:
+    """The statement that adds messages for the rows of `candidates` without asking whether they are there.
+
+    Moments of one instant share a turn, whatever their zones: their messages go into the same batches. An id that did
+    not fit below the turn would only lie out of order. `NOT IN` is answered from a hash table; nothing in it is NULL.
+    Every message that is missing is written, or else nothing is: so the batches need not wait to be told of each.
+    A name among hundreds in an array is found by walking there: hence zones by their numbers, each once.
+    """
+    return text(f"""
 WITH places AS MATERIALIZED (
     SELECT * FROM unnest(
         CAST(:turn AS bigint[]), CAST(:place_channel AS channel[]), CAST(:timezone AS text[]),
-        CAST(:chosen_time AS time[]), CAST(:default_time AS time[]), CAST(:local_date AS date[]),
-        CAST(:slot AS smallint[])
-    ) WITH ORDINALITY AS moment (turn, channel, timezone, chosen_time, default_time, local_date, slot, place)
+        CAST(:zone AS smallint[]), CAST(:chosen_time AS time[]), CAST(:local_date AS date[]),
+        CAST(:slot AS smallint[]), CAST(:send_at AS timestamptz[])
+    ) WITH ORDINALITY AS moment (turn, channel, timezone, zone, chosen_time, local_date, slot, send_at, place)
 ),
 there AS MATERIALIZED (
     SELECT l.user_id, l.local_date, l.slot, l.channel
@@ -86,33 +137,33 @@ there AS MATERIALIZED (
       AND b.due_at BETWEEN :first_send_at AND :last_send_at
 ),
 candidates AS MATERIALIZED (
-    SELECT CAST(place AS integer) AS place, turn, channel, u.id AS user_id, u.version AS user_version,
-           (u.id, m.local_date, m.slot, channel) NOT IN (
-               SELECT user_id, local_date, slot, channel FROM there) AS is_missing
-    FROM users u CROSS JOIN places m
-    WHERE {_ARE_THEIRS}
-    ORDER BY (turn << 40) + u.id
+    SELECT * FROM ({candidates}
+    ) AS theirs ORDER BY position
 ),
 fresh AS (
     INSERT INTO message_log {LOG_COLUMNS}
-    SELECT user_id, (CAST(:send_at AS timestamptz[]))[place], :occasion, (CAST(:local_date AS date[]))[place], channel,
-           :tenant_id, 'scheduled', user_version, (CAST(:date_rule AS date_rule[]))[place],
-           (CAST(:time_rule AS time_rule[]))[place], (CAST(:slot AS smallint[]))[place], 0, NULL,
-           (CAST(:timezone AS text[]))[place]
+    SELECT user_id, (CAST(:send_at AS timestamptz[]))[place], :occasion, (CAST(:local_date AS date[]))[place],
+           (CAST(:place_channel AS channel[]))[place], :tenant_id, 'scheduled', user_version,
+           (CAST(:date_rule AS date_rule[]))[place], (CAST(:time_rule AS time_rule[]))[place],
+           (CAST(:slot AS smallint[]))[place], 0, NULL, (CAST(:zones AS text[]))[zone]
     FROM candidates WHERE is_missing
 ),
-turns AS (
-    SELECT array_agg(user_id) AS user_ids, min(place) AS place FROM candidates WHERE is_missing GROUP BY turn
+turns AS MATERIALIZED (
+    SELECT array_agg(user_id) FILTER (WHERE is_missing) AS user_ids, min(place) AS place, count(*) AS candidates
+    FROM candidates GROUP BY (CAST(:turn AS bigint[]))[place]
 ),
 grouped AS (
-    SELECT :tenant_id AS tenant_id, :occasion AS occasion_id, m.local_date, m.slot, m.channel,
-           (CAST(:send_at AS timestamptz[]))[m.place] AS send_at, t.user_ids
+    SELECT :tenant_id AS tenant_id, :occasion AS occasion_id, m.local_date, m.slot, m.channel, m.send_at, t.user_ids
     FROM turns t JOIN places m USING (place)
 ),
 {BATCHED}
-SELECT count(*) FILTER (WHERE is_missing) AS added, count(*) AS candidates,
-       (SELECT count(*) FROM batched) AS batches
-FROM candidates""")
+SELECT coalesce(sum(cardinality(user_ids)), 0) AS added, coalesce(sum(candidates), 0) AS candidates,
+       (SELECT count(*) FROM batched) AS batches, set_config('enable_indexscan', 'on', true)
+FROM turns""")
+
+
+_UNDATED_UNASKED: Final = _unasked(_of_zone(_UNASKED_COLUMNS, "places m"))
+_CHOSEN_UNASKED: Final = _unasked(_of_zone_and_time(_UNASKED_COLUMNS, "places m"))
 
 
 def plan_window(
@@ -139,24 +190,35 @@ def plan_window(
     parameters["zones"] = sorted({moment.timezone for moment in moments})
     try:
         with connection.begin_nested():
-            return _planned(connection, _UNDATED_UNASKED, parameters | _places(occasion, moments))
+            return _planned_unasked(connection, parameters | _places(occasion, moments))
     except IntegrityError as error:
         if not isinstance(error.orig, UniqueViolation):
             raise
         return _planned(connection, _UNDATED, parameters)
 
 
+def _planned_unasked(connection: Connection, parameters: dict[str, Any]) -> Planned:
+    """Leaves the setting as it was: the statement does where it succeeds, and the savepoint where it fails."""
+    has_chosen_times = any(each is not None for each in parameters["chosen_time"])
+    connection.execute(_READ_BY_PAGES)
+    return _planned(connection, _CHOSEN_UNASKED if has_chosen_times else _UNDATED_UNASKED, parameters)
+
+
 def _planned(connection: Connection, statement: TextClause, parameters: dict[str, Any]) -> Planned:
     row = connection.execute(statement, parameters).one()
-    return Planned(added=row.added, already_there=row.candidates - row.added, batches=row.batches)
+    added = int(row.added)
+    return Planned(added=added, already_there=int(row.candidates) - added, batches=row.batches)
 
 
 def _places(occasion: Occasion, moments: Sequence[Moment]) -> dict[str, Any]:
     """Each moment on each channel, and when its turn is."""
     pairs = sorted(product(moments, occasion.channels), key=_turn)
     turns = {turn: number for number, turn in enumerate(dict.fromkeys(map(_turn, pairs)))}
+    zones = {zone: number for number, zone in enumerate(sorted({moment.timezone for moment in moments}), 1)}
     return moment_parameters([OccasionMoment(occasion, moment) for moment, _ in pairs]) | {
         "occasion": occasion.id,
+        "zones": list(zones),
+        "zone": [zones[moment.timezone] for moment, _ in pairs],
         "turn": [turns[_turn(pair)] for pair in pairs],
         "place_channel": [channel.value for _, channel in pairs],
         "first_send_at": pairs[0][0].send_at,
