@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from scheduler.clock import Clock
+from scheduler.domain.batch import BatchState
 from scheduler.domain.occasion import Channel
 from scheduler.errors import LeaseLost
 from scheduler.planner import Planner
@@ -188,10 +189,13 @@ class Deliverer:
             due_at = result.hand_back_until or self._providers[batch.channel].pauses_until() or now
             bound_to = _bound_to(claimed, result.handed_back)
             batches.hand_back(connection, batch, counts, due_at=due_at, provider=bound_to)
-            answers(connection, messages.accepting(batch, result.accepted))
+            answers(connection, messages.accepting(batch, result.accepted, left=BatchState.PENDING))
         else:
             accepting = messages.accepting(batch, result.accepted)
-            batches.finish(connection, batch, counts, now=now, then=accepting)
+            is_all = not result.failed
+            batches.finish(connection, batch, counts, now=now, then=accepting, commits=is_all)
+            if is_all:
+                return
         messages.hand_back(connection, batch, result.handed_back)
         self._record_retries(connection, batch, result, now)
         self._record_failures(connection, batch, result.dead, result.failed)

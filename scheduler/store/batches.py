@@ -296,14 +296,22 @@ def fence(
 
 
 def finish(
-    connection: Connection, batch: LeasedBatch, counts: Counts, *, now: datetime, then: Sequence[Call] = ()
+    connection: Connection,
+    batch: LeasedBatch,
+    counts: Counts,
+    *,
+    now: datetime,
+    then: Sequence[Call] = (),
+    commits: bool = False,
 ) -> None:
     """Close a batch whose messages all have an outcome; raises LeaseLost if the lease is no longer held.
 
     Called first in the transaction that writes the outcomes: it locks the lease until they are in. What is to be
-    called `then` goes along in one round trip, and is undone with the transaction where the lease is lost.
+    called `then` goes along in one round trip, and must change nothing where the lease is lost. Where this `commits`,
+    the transaction has ended in the same round trip.
     """
-    _fenced(connection, batch, Call(_FINISH, _lease_parameters(batch, counts) | {"now": now}), then)
+    call = Call(_FINISH, _lease_parameters(batch, counts) | {"now": now})
+    _fenced(connection, batch, call, then, commits=commits)
 
 
 def hand_back(
@@ -365,8 +373,10 @@ def _token_parameters(batch: LeasedBatch) -> dict[str, Any]:
     return {"id": batch.id, "lease_token": batch.lease_token}
 
 
-def _fenced(connection: Connection, batch: LeasedBatch, first: Call, then: Sequence[Call]) -> list[Answer]:
-    changed, *others = answers(connection, [first, *then])
+def _fenced(
+    connection: Connection, batch: LeasedBatch, first: Call, then: Sequence[Call], *, commits: bool = False
+) -> list[Answer]:
+    changed, *others = answers(connection, [first, *then], commits=commits)
     _require_lease(changed.changed, batch)
     return others
 
@@ -377,23 +387,8 @@ def _require_lease(rows: int, batch: LeasedBatch) -> None:
 
 
 def leased_batch(row: Any | None) -> LeasedBatch | None:
-    """A row with `LEASED_COLUMNS` as a batch."""
+    """A row of `LEASED_COLUMNS`, which stand in the order of the fields, as a batch."""
     if row is None:
         return None
-    return LeasedBatch(
-        id=row.id,
-        lease_token=row.lease_token,
-        lease_expires_at=row.lease_expires_at,
-        tenant_id=row.tenant_id,
-        occasion_id=row.occasion_id,
-        local_date=row.local_date,
-        slot=row.slot,
-        channel=Channel(row.channel),
-        priority=Priority(row.priority),
-        send_at=row.send_at,
-        due_at=row.due_at,
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        provider=row.provider,
-        user_ids=tuple(row.user_ids),
-    )
+    values: Any = (*row[:7], Channel(row[7]), Priority(row[8]), *row[9:14], tuple(row[14]))
+    return LeasedBatch(*values)

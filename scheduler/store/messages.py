@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from scheduler.domain.batch import BatchState
 from scheduler.domain.local_time import TimeRule
 from scheduler.domain.message import (
     MESSAGE_TRANSITIONS,
@@ -60,7 +61,10 @@ _CLAIM: Final = Direct(
 )
 # The users are sorted, so that `width_bucket` finds each one's place by binary search; a join cost three times as much.
 _AT: Final = "(CAST(:accepted_ats AS timestamptz[]))[width_bucket(user_id, CAST(:user_ids AS bigint[]))]"
-_HELD: Final = "batch_id = :batch_id"
+# Sent in company of what ends the lease: where that has found the lease lost, this changes nothing either.
+_HELD: Final = """batch_id = :batch_id AND EXISTS (
+    SELECT FROM batches b
+    WHERE b.id = :batch_id AND b.lease_token = :lease_token AND b.state = CAST(:batch_state AS batch_state))"""
 _ACCEPT: Final = Direct(_update(MessageEvent.ACCEPT, f", accepted_at = {_AT}", _HELD))
 _ACCEPT_TOGETHER: Final = Direct(_update(MessageEvent.ACCEPT, ", accepted_at = :accepted_at", _HELD))
 _RETRY: Final = text(_update(MessageEvent.RETRY, ", batch_id = NULL", "batch_id = :batch_id"))
@@ -73,7 +77,7 @@ _BURY_LEFT_SENDING: Final = text(
     )
     + " RETURNING user_id, attempt"
 )
-# Each attempt has its failure on record but for those whose worker was lost.
+# Each attempt has its failure on record but those of lost workers.
 _MAY_BE_OUT: Final = """(
     SELECT count(DISTINCT f.attempt) FILTER (WHERE f.attempt <= message_log.attempt) < message_log.attempt
            OR bool_or(f.kind = 'unknown')
@@ -99,21 +103,14 @@ _SKIP: Final = text(
     )
 )
 _EXPIRE: Final = text(_update(MessageEvent.EXPIRE, ", reason = :reason", _CLAIMABLE))
-_HAND_BACK: Final = text(
-    _update(MessageEvent.HAND_BACK, ", attempt = 0, batch_id = NULL", "attempt = 1 AND batch_id = :batch_id")
-)
-_HAND_BACK_RETRY: Final = text(
-    _update(MessageEvent.HAND_BACK_RETRY, ", attempt = attempt - 1", "attempt > 1 AND batch_id = :batch_id")
-)
+_FIRST: Final = "attempt = 1 AND batch_id = :batch_id"
+_FURTHER: Final = "attempt > 1 AND batch_id = :batch_id"
+_ONE_LESS: Final = ", attempt = attempt - 1"
+_HAND_BACK: Final = text(_update(MessageEvent.HAND_BACK, ", attempt = 0, batch_id = NULL", _FIRST))
+_HAND_BACK_RETRY: Final = text(_update(MessageEvent.HAND_BACK_RETRY, _ONE_LESS, _FURTHER))
 _PUT_OFF: Final = f", send_at = :until, time_rule = '{TimeRule.QUIET_HOURS}', batch_id = NULL"
-_DEFER: Final = text(
-    _update(MessageEvent.DEFER, f"{_PUT_OFF}, attempt = 0", "attempt = 1 AND batch_id = :batch_id")
-)
-_DEFER_RETRY: Final = text(
-    _update(
-        MessageEvent.DEFER_RETRY, f"{_PUT_OFF}, attempt = attempt - 1", "attempt > 1 AND batch_id = :batch_id"
-    )
-)
+_DEFER: Final = text(_update(MessageEvent.DEFER, f"{_PUT_OFF}, attempt = 0", _FIRST))
+_DEFER_RETRY: Final = text(_update(MessageEvent.DEFER_RETRY, _PUT_OFF + _ONE_LESS, _FURTHER))
 
 # What providers report is about single messages, in any order: they are found by their whole keys.
 _REPORTED: Final = """
@@ -218,12 +215,15 @@ def claiming(batch: LeasedBatch) -> Call:
     return Call(_CLAIM, _claim_parameters(batch))
 
 
-def accepting(batch: LeasedBatch, accepted: Mapping[int, datetime]) -> list[Call]:
-    """The provider took the messages of these users, each at its instant; to be sent in company."""
+def accepting(
+    batch: LeasedBatch, accepted: Mapping[int, datetime], *, left: BatchState = BatchState.DONE
+) -> list[Call]:
+    """The provider took these users' messages, each at its instant; to be sent after what has `left` the batch so."""
     if not accepted:
         return []
     user_ids = sorted(accepted)
     parameters = _key_parameters(batch, user_ids)
+    parameters |= {"lease_token": batch.lease_token, "batch_state": left.value}
     instants = set(accepted.values())
     if len(instants) == 1:
         return [Call(_ACCEPT_TOGETHER, parameters | {"accepted_at": instants.pop()})]

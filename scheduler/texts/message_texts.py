@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from scheduler.domain.occasion import MessageText, Occasion
 from scheduler.errors import InvalidInput
 from scheduler.texts.bounds import TextForm
-from scheduler.texts.compiled import CompiledText, RowText, compile_text
+from scheduler.texts.compiled import CompiledText, compile_text
 from scheduler.texts.environment import Named, Reading
 from scheduler.texts.failure import RenderingFailed
 from scheduler.texts.grammar import GROUPS
@@ -24,12 +24,12 @@ class RenderedText(NamedTuple):
     html: str | None
 
 
-class RowTexts(NamedTuple):
-    """What renders subject, body and HTML from a row of values. Each raises RenderingFailed."""
+class TextColumns(NamedTuple):
+    """What messages say to many readers, in their order. Personal, as `RenderedText` is."""
 
-    subject: RowText
-    body: RowText
-    html: RowText | None
+    subjects: Sequence[str]
+    bodies: Sequence[str]
+    htmls: Sequence[str | None]
 
 
 class CompiledTexts:
@@ -53,13 +53,17 @@ class CompiledTexts:
             None if self._html is None else self._html.render(values, reading),
         )
 
-    def for_rows(self, shared: Mapping[str, Any], columns: Sequence[str]) -> RowTexts | None:
-        """All of them for many readers; see `CompiledText.for_rows`. None where one of them takes more than that."""
-        subject, body = (text.for_rows(shared, columns) for text in (self._subject, self._body))
-        if subject is None or body is None:
+    def many(
+        self, shared: Mapping[str, Any], columns: Mapping[str, Sequence[str]], count: int
+    ) -> TextColumns | None:
+        """What they say to each of `count` readers; see `CompiledText.many`. None where one of them cannot."""
+        subjects, bodies = (text.many(shared, columns, count) for text in (self._subject, self._body))
+        if subjects is None or bodies is None:
             return None
-        html = None if self._html is None else self._html.for_rows(shared, columns)
-        return None if self._html is not None and html is None else RowTexts(subject, body, html)
+        if self._html is None:
+            return TextColumns(subjects, bodies, [None] * count)
+        htmls = self._html.many(shared, columns, count)
+        return None if htmls is None else TextColumns(subjects, bodies, htmls)
 
 
 class OccasionTexts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine
@@ -169,17 +169,32 @@ def test_a_redelivery_after_the_end_finds_nothing_to_lease(pipeline: Pipeline) -
         deliver(pipeline, ScriptedProvider(), batch)
 
 
-def test_what_is_written_along_with_the_end_of_a_lost_lease_is_undone(pipeline: Pipeline) -> None:
-    pipeline.add_due_people(1)
+@pytest.mark.parametrize("accepted_at", [(NINE, NINE), (NINE, NINE + LEASE)], ids=["together", "each"])
+def test_nothing_is_written_along_with_the_end_of_a_lost_lease(
+    pipeline: Pipeline, clock: SettableClock, accepted_at: tuple[datetime, datetime]
+) -> None:
+    """The end, what was accepted and the commit are one round trip: nobody looks in between."""
+    pipeline.add_due_people(2)
     pipeline.enqueue()
     batch = pipeline.lease()
     with pipeline.engine.begin() as connection:
         answers(connection, [messages.claiming(batch)])
-    accepting = messages.accepting(batch, {batch.user_ids[0]: NINE})
-    late = replace(batch, lease_token=batch.lease_token - 1)
-    with pytest.raises(LeaseLost), pipeline.engine.begin() as connection:
-        batches.finish(connection, late, Counts(sent=1), now=NINE, then=accepting)
-    assert (pipeline.states(), pipeline.batch_states()) == ({"sending": 1}, {"leased": 1})
+    accepted = dict(zip(batch.user_ids, accepted_at, strict=True))
+
+    def finish(leased: LeasedBatch) -> None:
+        with pipeline.engine.begin() as connection:
+            accepting = messages.accepting(leased, accepted)
+            batches.finish(connection, leased, Counts(sent=2), now=NINE, then=accepting, commits=True)
+
+    with pytest.raises(LeaseLost):
+        finish(replace(batch, lease_token=batch.lease_token - 1))
+    assert (pipeline.states(), pipeline.batch_states()) == ({"sending": 2}, {"leased": 1})
+    clock.advance(2 * LEASE)
+    with pipeline.engine.begin() as connection:
+        assert batches.lapse_leases(connection, now=clock.now()) == 1
+    with pytest.raises(LeaseLost):
+        finish(batch)
+    assert (pipeline.states(), pipeline.batch_states()) == ({"sending": 2}, {"pending": 1})
 
 
 def test_failures_of_one_batch_share_a_retry_batch(pipeline: Pipeline, clock: SettableClock) -> None:

@@ -66,6 +66,34 @@ def test_messages_go_together_each_with_its_id(make: Make, sink: Sink) -> None:
     assert "html" not in sent["messages"][4]
 
 
+def test_elements_of_fields_alone_are_written_together_as_they_are_one_by_one(make: Make, sink: Sink) -> None:
+    """Whatever is not as usual has its messages looked at one by one, from there on."""
+    form = BatchForm('{"id": "{id}", "to": "{address}", "say": "{text}"}', most=4)
+    messages = outgoing_many(12)
+    messages[1] = replace(messages[1], text='"\n\\ü')
+    messages[6] = replace(messages[6], id="7.6\nX: y")
+    messages[9] = replace(messages[9], text="\ud800")
+    outcomes = make(batch=form).deliver(messages, Signal())
+    assert [place for place, outcome in enumerate(outcomes) if outcome != Accepted(NOW)] == [6, 9]
+    sent = [element for request in sink.requests for element in orjson.loads(request.body)["messages"]]
+    assert sorted(len(ids(request)) for request in sink.requests) == [2, 4, 4]
+    assert sorted(sent, key=lambda element: str(element["id"])) == sorted(
+        (
+            {"id": each.id, "to": each.address, "say": each.text}
+            for each in messages
+            if each.text != "\ud800" and "X" not in each.id
+        ),
+        key=lambda element: element["id"],
+    )
+    first = next(request for request in sink.requests if messages[0].id in ids(request))
+    assert first.key == key_of(messages[:4])
+    sink.requests.clear()
+    few = make(batch=replace(form, most=100, most_bytes=1_000))
+    assert few.deliver(outgoing_many(40), Signal()) == [Accepted(NOW)] * 40
+    assert len(sink.requests) > 1
+    assert all(len(request.body) < 1_100 for request in sink.requests)
+
+
 def test_the_key_depends_on_the_messages_alone(make: Make, sink: Sink) -> None:
     messages = outgoing_many(5)
     provider = make()

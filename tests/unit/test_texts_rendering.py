@@ -111,19 +111,18 @@ def test_a_plain_text_without_its_value_fails() -> None:
         say("{{ unsubscribe_url }}", values)
 
 
-def test_what_rows_cannot_say_is_left_to_render() -> None:
+def test_what_columns_cannot_say_is_left_to_render() -> None:
     for source in ("{{ unsubscribe_url }}", "{{ first_name | upper }}", "{{ dates.birthday }}"):
-        assert compile_text(source, TextForm.BODY).for_rows({}, ["first_name"]) is None
+        assert compile_text(source, TextForm.BODY).many({}, {"first_name": ["Ann"]}, 1) is None
+    named = compile_text("{{ first_name }} of {{ occasion_name }}", TextForm.BODY)
+    assert named.many({"occasion_name": "x"}, {"first_name": ["Ann", "x" * 10**7]}, 2) is None
 
 
-def test_rows_keep_the_bounds_and_the_one_line_of_a_subject() -> None:
-    subject = compile_text("Hey, {{ first_name }}", TextForm.SUBJECT).for_rows({}, ["first_name"])
-    body = compile_text("{{ occasion_name }}", TextForm.BODY).for_rows({"occasion_name": "x" * 10**7}, [])
-    assert subject is not None
-    assert body is not None
-    assert subject(["Zoë\r\nBcc: x"]) == "Hey, Zoë Bcc: x"
-    with pytest.raises(RenderingFailed, match="longer than"):
-        body([])
+def test_columns_keep_the_one_line_of_a_subject() -> None:
+    subject = compile_text("Hey, {{ first_name }}", TextForm.SUBJECT)
+    assert subject.many({}, {"first_name": ["Ann", "Zoë\r\nBcc: x"]}, 2) == ["Hey, Ann", "Hey, Zoë Bcc: x"]
+    assert subject.many({"first_name": "100 %"}, {}, 2) == ["Hey, 100 %"] * 2
+    assert subject.many({}, {"first_name": []}, 0) == []
 
 
 def test_html_is_escaped_and_the_other_forms_are_not() -> None:
@@ -161,9 +160,7 @@ def test_plain_texts_say_what_jinja_says(source: str, name: str, form: TextForm)
     assert text.render(values, None) == said
     own = ["first_name", "last_name", "full_name", "unsubscribe_url"]
     shared = {name: values[name] for name in ("local_date", "occasion_name")}
-    of_row = text.for_rows(shared, own)
-    assert of_row is not None
-    assert of_row([values[column] for column in own]) == said
+    assert text.many(shared, {column: [values[column]] * 2 for column in own}, 2) == [said] * 2
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from worker.channels.http_request import (
     MayStart,
     Refuse,
     Request,
+    are_keys,
     check_key,
     check_places,
     encode,
@@ -52,16 +53,16 @@ class _Envelope(NamedTuple):
 
 @dataclass(slots=True)
 class _Elements:
-    """The messages of a request: where they stand in the batch, their ids, and what is sent of them."""
+    """The messages of a request that grows: where they stand in the batch, and what is sent of them."""
 
     positions: list[int] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
+    messages: list[OutgoingMessage] = field(default_factory=list)
     encoded: list[bytes] = field(default_factory=list)
     size: int = 0
 
-    def cut(self, part: slice) -> _Elements:
-        """Some of them."""
-        return _Elements(self.positions[part], self.ids[part], self.encoded[part])
+    def array(self) -> bytes:
+        """All of them, as JSON."""
+        return b"[" + b",".join(self.encoded) + b"]"
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class JoinedRequest(Request):
     """A request with what it was put together from."""
 
     envelope: _Envelope = field(kw_only=True)
-    elements: _Elements = field(kw_only=True)
+    messages: Sequence[OutgoingMessage] = field(kw_only=True)
 
 
 class JoinedRequests:
@@ -88,6 +89,7 @@ class JoinedRequests:
         if not shared and FIELDS_PLACE not in self._body.places:
             self._envelope = self._enclose({}, {})
         self._direct = self._element.direct_encoder(ATTRIBUTES)
+        self._array = self._element.array_encoder(ATTRIBUTES)
 
     @property
     def constant_url(self) -> str | None:
@@ -99,11 +101,51 @@ class JoinedRequests:
     ) -> Iterator[Request]:
         """See `Writer`."""
         constant = self._head.constant_lines(more)
+        first = 0
+        while first < len(messages):
+            request = self._at_once(messages, first, constant)
+            if request is None:
+                yield from self._one_by_one(messages, first, constant, may_start, refuse)
+                return
+            if not may_start():
+                return
+            yield request
+            first += len(request.positions)
+
+    def _at_once(
+        self, messages: Sequence[OutgoingMessage], first: int, constant: Sequence[Line]
+    ) -> JoinedRequest | None:
+        """The request for as many messages as there may be in one. None where each must be looked at: requests that
+        differ, elements that are more than fields, one that cannot be sent, or too much for one request.
+        """
+        if self._array is None or self._envelope is None:
+            return None
+        together = messages[first : first + self._batch.most]
+        try:
+            array = self._array(together)
+        except TypeError:
+            return None
+        lines = _lines_of_ids(together)
+        if len(array) - len(b"[]") > self._batch.most_bytes or not are_keys(lines, len(together)):
+            return None
+        positions = range(first, first + len(together))
+        return self._put_together(self._envelope, positions, together, array, constant)
+
+    def _one_by_one(
+        self,
+        messages: Sequence[OutgoingMessage],
+        first: int,
+        constant: Sequence[Line],
+        may_start: MayStart,
+        refuse: Refuse,
+    ) -> Iterator[JoinedRequest]:
+        """The requests for the messages from `first` on, each message encoded by itself."""
         most, most_bytes = self._batch.most, self._batch.most_bytes
         growing: dict[_Envelope, _Elements] = {}
         latest: _Envelope | None = None
         elements = _Elements()
-        for position, message in enumerate(messages):
+        for position in range(first, len(messages)):
+            message = messages[position]
             try:
                 envelope, encoded = self._write(message)
             except Unsendable as refused:
@@ -112,29 +154,34 @@ class JoinedRequests:
             if envelope is not latest:
                 elements = growing.setdefault(envelope, _Elements())
                 latest = envelope
-            if elements.ids and (len(elements.ids) >= most or elements.size + len(encoded) > most_bytes):
+            if elements.encoded and (
+                len(elements.encoded) >= most or elements.size + len(encoded) > most_bytes
+            ):
                 if not may_start():
                     return
-                yield self._put_together(envelope, elements, constant)
+                yield self._grown(envelope, elements, constant)
                 elements = growing[envelope] = _Elements()
             elements.positions.append(position)
-            elements.ids.append(message.id)
+            elements.messages.append(message)
             elements.encoded.append(encoded)
             elements.size += len(encoded) + 1
         for envelope, elements in growing.items():
             if not may_start():
                 return
-            yield self._put_together(envelope, elements, constant)
+            yield self._grown(envelope, elements, constant)
 
     def halves(self, request: Request, /) -> list[Request]:
         """See `Writer`."""
         if not isinstance(request, JoinedRequest) or len(request.positions) < 2 or not self._batch.narrows:
             return []
         middle = len(request.positions) // 2
-        return [
-            self._put_together(request.envelope, request.elements.cut(part), request.constant)
-            for part in (slice(middle), slice(middle, None))
-        ]
+        halves: list[Request] = []
+        for part in (slice(middle), slice(middle, None)):
+            messages = request.messages[part]
+            array = _Elements(encoded=[self._write(message)[1] for message in messages]).array()
+            positions = request.positions[part]
+            halves.append(self._put_together(request.envelope, positions, messages, array, request.constant))
+        return halves
 
     def _write(self, message: OutgoingMessage) -> tuple[_Envelope, bytes]:
         check_key(message.id)
@@ -158,13 +205,21 @@ class JoinedRequests:
         lines = tuple(self._head.changing_lines(values))
         return _Envelope(url, host, lines, self._body.encode(values, inserted))
 
+    def _grown(self, envelope: _Envelope, elements: _Elements, constant: Sequence[Line]) -> JoinedRequest:
+        return self._put_together(envelope, elements.positions, elements.messages, elements.array(), constant)
+
     def _put_together(
-        self, envelope: _Envelope, elements: _Elements, constant: Sequence[Line]
+        self,
+        envelope: _Envelope,
+        positions: Sequence[int],
+        messages: Sequence[OutgoingMessage],
+        array: bytes,
+        constant: Sequence[Line],
     ) -> JoinedRequest:
-        body = envelope.body.replace(_ELEMENTS, b"[" + b",".join(elements.encoded) + b"]")
-        key = sha256("\n".join(sorted(elements.ids)).encode()).hexdigest()
+        body = envelope.body.replace(_ELEMENTS, array)
+        key = sha256(_lines_of_ids(messages).encode()).hexdigest()
         return JoinedRequest(
-            elements.positions,
+            positions,
             body,
             constant,
             key if self._head.sends_key else None,
@@ -172,5 +227,9 @@ class JoinedRequests:
             envelope.url,
             envelope.host,
             envelope=envelope,
-            elements=elements,
+            messages=messages,
         )
+
+
+def _lines_of_ids(messages: Sequence[OutgoingMessage]) -> str:
+    return "\n".join(sorted([message.id for message in messages]))

@@ -27,6 +27,7 @@ from worker.templates import MissingFieldError
 NO_EXPECTATION: Final = "Expect:"
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_KEYS: Final = re.compile(rf"{_KEY.pattern}(?:\n{_KEY.pattern})*")
 
 MayStart = Callable[[], bool]
 Refuse = Callable[[int, Unsendable], None]
@@ -184,6 +185,11 @@ def check_key(key: str) -> None:
     """Raises Unsendable for an id that could break out of its header."""
     if not _KEY.fullmatch(key):
         raise Unsendable("invalid_id", "its id cannot stand in a header field")
+
+
+def are_keys(lines: str, count: int) -> bool:
+    """Whether these are `count` ids, a line each, that `check_key` has nothing against."""
+    return lines.count("\n") == count - 1 and _KEYS.fullmatch(lines) is not None
 
 
 def check_places(body: JsonBody | FormBody, wanted: Iterable[str]) -> None:
