@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from api.idempotency import HEADER, KEY_PATTERN
 from scheduler.domain.occasion import Channel
+from scheduler.domain.user import SOME_TEXT_PATTERN
 
 Schema = dict[str, Any]
 
@@ -113,6 +114,8 @@ PATH_SCHEMAS: Final[Mapping[str, Schema]] = {
     "external_id": {
         "type": "string",
         "minLength": 1,
+        "maxLength": 200,
+        "pattern": SOME_TEXT_PATTERN,
         "description": "Percent-encoded, slashes as well. One that ends as a path below a user does, such as "
         "`/occurrences`, means that path here, and one that begins with a slash is not found: the list of users has "
         "a filter for them, which tells their ids.",

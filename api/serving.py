@@ -19,6 +19,7 @@ import socket
 import threading
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, NamedTuple
+from uuid import uuid4
 
 import orjson
 from gunicorn.http.errors import (
@@ -293,13 +294,16 @@ class ApiWorker(Worker):  # type: ignore[misc]  # gunicorn publishes no types
 def _refuse(client: socket.socket, error: ParseException) -> None:
     """Answer a request that could not be read with a problem."""
     status, title = _REFUSALS.get(type(error), (400, "Bad Request"))
-    logger.bind(status=status, cause=type(error).__name__).warning("request_refused")
+    request_id = uuid4().hex
+    logger.bind(status=status, cause=type(error).__name__, request_id=request_id).warning("request_refused")
     body = orjson.dumps(
         {
             "type": "about:blank",
             "title": title,
             "status": status,
             "detail": "the request is not valid HTTP",
+            "instance": "",  # what was asked for is not known
+            "request_id": request_id,
         }
     )
     head = f"HTTP/1.1 {status} {title}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"

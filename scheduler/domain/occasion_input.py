@@ -267,7 +267,7 @@ class OccasionInput(_StrictModel):
     translations: Annotated[dict[LanguageTag, TextInput], Field(max_length=_MOST_TRANSLATIONS)] = Field(
         default_factory=dict
     )
-    group: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    group: Key | None = None
     quiet_hours: PartOfDay | None = None
     gap: Annotated[GapPolicy, Field(strict=False)] = GapPolicy.FORWARD
     overlap: Annotated[OverlapPolicy, Field(strict=False)] = OverlapPolicy.FIRST

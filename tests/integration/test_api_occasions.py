@@ -136,6 +136,7 @@ def test_all_mistakes_are_told_at_once(client: FlaskClient) -> None:
         ({"translations": {"d": {"subject": "s", "body": "b"}}}, ["/translations/d"]),
         ({"translations": {"not a tag": {"subject": "s", "body": "b"}}}, ["/translations/not a tag"]),
         ({"group": "nobody"}, ["/group"]),
+        ({"group": "a\0b"}, ["/group"]),
     ],
 )
 def test_texts_and_groups_are_checked(client: FlaskClient, changes: dict[str, Any], found: list[str]) -> None:

@@ -150,6 +150,7 @@ def running(server: Server) -> Iterator[Server]:
 def problem(answer: Answer, status: int) -> None:
     assert (answer.status, answer.content_type) == (status, "application/problem+json"), answer.body
     assert answer.json["status"] == status
+    assert {"type", "title", "detail", "instance", "request_id"} <= answer.json.keys()
 
 
 def test_it_serves_over_kept_connections_and_stops_when_told(server: Server) -> None:
