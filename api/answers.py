@@ -19,11 +19,18 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 HeaderList = tuple[tuple[str, str], ...]
 
 
+class _OwnHeaders(Headers):
+    """Headers with values that are ours, which need no look at each."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self._list = pairs
+
+
 class Answer(Response):
     """What every answer of the application is made to be: one whose head costs little.
 
     `further` are headers that nobody has looked for and whose values are known to be fit for a header; they are sent
-    after the others. An answer `is_plain` that has no `Location`: then nothing in its head is to be rewritten.
+    after the others. An answer `is_plain` in whose head nothing is to be rewritten.
     """
 
     further: HeaderList = ()
@@ -69,7 +76,7 @@ def json_answer(
     head = [("Content-Type", media_type), ("Content-Length", str(len(body)))]
     if headers:
         head.extend(headers.items())
-    return Answer([body], status, Headers(head))
+    return Answer([body], status, _OwnHeaders(head))
 
 
 def time_of_day(value: time) -> str:

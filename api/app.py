@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from flask import Blueprint, Flask, Request
-from flask.sessions import SessionInterface, SessionMixin
+from flask import Blueprint, Flask
 from sqlalchemy import Engine
-from werkzeug.routing import BaseConverter, MapAdapter
+from werkzeug.routing import BaseConverter
 
-from api.answers import Answer
+from api.application import Api
 from api.audit import audit_log
 from api.batches import batches
 from api.bodies import MOST_BODY_BYTES
@@ -75,9 +73,6 @@ BLUEPRINTS: Final[tuple[Blueprint, ...]] = (
 )
 
 
-_MOST_HOSTS: Final = 100
-
-
 class IdentityConverter(BaseConverter):
     """`<identity:…>` in a rule: an id as the database gives them, in plain digits; none has as many as 19."""
 
@@ -86,54 +81,6 @@ class IdentityConverter(BaseConverter):
     def to_python(self, value: str) -> int:
         """The id."""
         return int(value)
-
-
-class _NoSessions(SessionInterface):
-    """Nobody has a session: requests share one that is none."""
-
-    def __init__(self) -> None:
-        self._none = self.null_session_class()
-
-    def open_session(self, _app: Flask, _request: Request) -> SessionMixin:
-        """What refuses to hold anything."""
-        return self._none
-
-
-class _Api(Flask):
-    """Flask, without what it does for applications of another kind."""
-
-    response_class = Answer
-    session_interface = _NoSessions()
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._known_hosts: dict[tuple[str, str | None], str] = {}
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """What finds the rule of a request. How its host is called among hosts is found out once."""
-        if request is None or "HTTP_UPGRADE" in request.environ:
-            return super().create_url_adapter(request)
-        host = request.scheme, request.environ.get("HTTP_HOST")
-        name = self._known_hosts.get(host) if host[1] is not None else None
-        if name is None:
-            adapter = super().create_url_adapter(request)
-            if adapter is not None and len(self._known_hosts) < _MOST_HOSTS:
-                self._known_hosts[host] = adapter.server_name
-            return adapter
-        return MapAdapter(
-            self.url_map,
-            name,
-            request.root_path,
-            "",
-            request.scheme,
-            request.path,
-            request.method,
-            request.query_string.decode(errors="replace"),
-        )
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as it is: none of ours is a coroutine, which would be asked of each hook at each request."""
-        return func
 
 
 def create_app(settings: Settings, engine: Engine, clock: Clock) -> Flask:
@@ -157,8 +104,8 @@ def described_app() -> Flask:
     return create_app(Settings(api_authentication="none"), engine, SystemClock())
 
 
-def _empty_app() -> Flask:
-    app = _Api("api")
+def _empty_app() -> Api:
+    app = Api("api")
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
     app.url_map.converters["identity"] = IdentityConverter
     # A path with two slashes is another path, not a redirect.

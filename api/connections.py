@@ -123,14 +123,15 @@ class Connection:
         """A request that needs no parser; `rest` comes after its head."""
         unreader = self._parser.unreader
         unreader.take_buffered()
-        if rest:
-            unreader.unread(rest)
-        if plain.body_bytes:
+        body: Any
+        if len(rest) >= plain.body_bytes:
+            body, rest = io.BytesIO(rest[: plain.body_bytes]), rest[plain.body_bytes :]
+            self._parser.mesg = None
+        else:
             body = Body(LengthReader(unreader, plain.body_bytes))
             self._parser.mesg = _PlainMessage(body)
-        else:
-            body = io.BytesIO()
-            self._parser.mesg = None
+        if rest:
+            unreader.unread(rest)
         plain.environ["wsgi.input"] = body
         is_short = plain.method in _SHORT and not plain.body_bytes
         return Request(plain.environ, Answer(self.socket, plain.method, (1, 1), is_last=False), is_short)

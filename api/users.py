@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from datetime import time
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -200,12 +200,20 @@ def check_day(query: UserExportQuery) -> None:
 
 def replanned_as_json(replanned: Replanned) -> dict[str, int]:
     """What a write changed in the message log, in messages."""
-    return asdict(replanned)
+    return {
+        "planned": replanned.planned,
+        "moved": replanned.moved,
+        "kept": replanned.kept,
+        "removed": replanned.removed,
+    }
+
+
+def _shown_time(value: time | None) -> str | None:
+    return None if value is None else time_of_day(value)
 
 
 def values_as_json(values: UserInput) -> dict[str, Any]:
     """A user as they were given to us."""
-    preferred_time = values.preferred_time
     return {
         "external_id": values.external_id,
         "first_name": values.first_name,
@@ -216,7 +224,7 @@ def values_as_json(values: UserInput) -> dict[str, Any]:
         "webhook_url": values.webhook_url,
         "timezone": values.timezone,
         "locale": values.locale,
-        "preferred_time": None if preferred_time is None else time_of_day(preferred_time),
+        "preferred_time": _shown_time(values.preferred_time),
         "dates": values.dates,
         "attributes": values.attributes,
     }
@@ -224,16 +232,12 @@ def values_as_json(values: UserInput) -> dict[str, Any]:
 
 def user_as_json(user: StoredUser) -> dict[str, Any]:
     """A user as stored."""
-    return _as_json(user, user.values)
-
-
-def _as_json(stored: Any, values: Any) -> dict[str, Any]:
     return {
-        "id": stored.id,
-        **values_as_json(values),
-        "version": stored.version,
-        "created_at": stored.created_at,
-        "updated_at": stored.updated_at,
+        "id": user.id,
+        **values_as_json(user.values),
+        "version": user.version,
+        "created_at": user.created_at,
+        "updated_at": user.updated_at,
     }
 
 
@@ -280,8 +284,8 @@ def _one(key: UserKey) -> Response:
     row = stored_users.read(services().readers, tenant_id(), key)
     if row is None:
         raise NotFound("user", key)
-    # The row has all values of a user under their names, and each as it is shown.
-    user = _as_json(row, row)
+    user = row._asdict()
+    user["preferred_time"] = _shown_time(row.preferred_time)
     user["dates"] = dict(sorted(row.dates.items()))
     return json_answer({"user": user}, headers={"ETag": etag_of(row.version)})
 

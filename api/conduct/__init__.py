@@ -16,18 +16,17 @@ from sqlalchemy import Engine
 from api import idempotency
 from api.access import Access
 from api.answers import Answer
+from api.application import Api
 from api.conduct import compression, cross_origin, headers, preference, rate_limits
 from api.request_log import RequestLog
 from scheduler.clock import Clock
 from scheduler.settings import Settings
 
 
-def register_conduct(app: Flask, settings: Settings, engine: Engine, clock: Clock) -> None:
+def register_conduct(app: Api, settings: Settings, engine: Engine, clock: Clock) -> None:
     """Put the hooks around `app`. Raises ConfigurationError where the settings allow for nobody."""
-    conduct = _Conduct(app, settings, engine, clock)
     idempotency.mark_commits(engine)
-    app.before_request(conduct.begin)
-    app.after_request(conduct.finish)
+    app.conduct = _Conduct(app, settings, engine, clock)
 
 
 class _Conduct:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Final
 
@@ -22,8 +23,8 @@ _ALWAYS: Final = (
 )
 _KEPT: Final = ("Cache-Control", "private, no-cache")
 _NOT_KEPT: Final = ("Cache-Control", "no-store")
-_REWRITTEN: Final = frozenset({"location", "content-location"})
-"""Headers that the framework makes ASCII of."""
+_PLAIN_PATH: Final = re.compile("[A-Za-z0-9/_-]*")
+"""A `Location` that the framework, which makes ASCII of it, leaves as it is."""
 
 
 def security_headers(settings: Settings) -> HeaderList:
@@ -42,14 +43,18 @@ class Completion:
 
     def complete(self, answer: Answer) -> None:
         """Add what the answer has not; what says nothing of caches is kept by none."""
-        present = {name.lower() for name, _ in answer.headers}
+        present = {name.lower(): value for name, value in answer.headers}
         missing = self._wanted
         if not self._names.isdisjoint(present):
             missing = tuple(each for each in missing if each[0].lower() not in present)
         if "cache-control" not in present:
             missing = (*missing, _KEPT if "etag" in present else _NOT_KEPT)
         answer.further += missing
-        answer.is_plain = "content-length" in present and _REWRITTEN.isdisjoint(present)
+        answer.is_plain = (
+            "content-length" in present
+            and "content-location" not in present
+            and _PLAIN_PATH.fullmatch(present.get("location", "")) is not None
+        )
 
 
 def answer_conditionally(request: Request, answer: Answer) -> None:

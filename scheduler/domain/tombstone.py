@@ -19,8 +19,10 @@ class Tombstones:
     """Makes the hashes under one secret key, each for one tenant."""
 
     def __init__(self, secret_key: SecretStr) -> None:
-        self._secret = secret_key.get_secret_value().encode()
+        self._keyed = hmac.new(secret_key.get_secret_value().encode(), _PURPOSE, hashlib.sha256)
 
     def of(self, tenant_id: int, external_id: str) -> bytes:
         """The hash of an external id: 32 bytes."""
-        return hmac.digest(self._secret, _PURPOSE + f"{tenant_id}:{external_id}".encode(), hashlib.sha256)
+        keyed = self._keyed.copy()
+        keyed.update(f"{tenant_id}:{external_id}".encode())
+        return keyed.digest()

@@ -60,8 +60,8 @@ SELECT id FROM removed""")
 SELECT_USER: Final = """
 SELECT u.id, u.external_id, u.first_name, u.last_name, u.email, u.phone, u.push_token, u.webhook_url,
        u.timezone, u.locale, u.preferred_time,
-       u.attributes, u.version, u.created_at, u.updated_at,
-       coalesce((SELECT jsonb_object_agg(d.name, d.value) FROM user_dates d WHERE d.user_id = u.id), '{}') AS dates
+       coalesce((SELECT jsonb_object_agg(d.name, d.value) FROM user_dates d WHERE d.user_id = u.id), '{}') AS dates,
+       u.attributes, u.version, u.created_at, u.updated_at
 FROM users u WHERE u.tenant_id = :tenant_id"""
 
 _BY_ID: Final = text(f"{SELECT_USER} AND u.id = :user_id")
@@ -210,7 +210,10 @@ def find_external(connection: Connection, tenant_id: int, external_id: str) -> S
 
 
 def read(readers: Readers, tenant_id: int, key: int | str) -> Any:
-    """The row of `SELECT_USER` of a user by id, or by external id, for whoever only reads; None: there is none."""
+    """The row of `SELECT_USER` of a user by id, or by external id, for whoever only reads; None: there is none.
+
+    It has all values of a user under their names and in the order in which they are shown.
+    """
     if isinstance(key, int):
         return readers.one_or_none(_READ, tenant_id, user_id=key)
     return None if "\0" in key else readers.one_or_none(_READ_EXTERNAL, tenant_id, external_id=key)
