@@ -6,7 +6,9 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(if $(UPGRADE),--upgrade)
-SLOW_TESTS := tests/properties tests/integration tests/faults
+# What waits longest comes first: beside it there is still work for the others.
+SLOW_TESTS := tests/faults tests/properties tests/integration
+AT_ONCE := $(MAKE) --no-print-directory --jobs 2 --output-sync=target
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -20,16 +22,22 @@ setup: .venv/.development ## make .venv with all that the other targets need
 run: .venv/.runtime ## start everything with made-up people and show their messages going out
 	$(BIN)/daybreak demo
 
-test: check rabbitmq nginx ## everything: check, the tests that need servers or patience, short forms of bench and load
+test: .venv/.development ## everything: check, the tests that need servers or patience, short forms of bench and load
+	@$(AT_ONCE) check-types check-rest rabbitmq nginx
 	$(BIN)/pytest -n 2 --dist worksteal $(SLOW_TESTS)
 	$(BIN)/python -m tests.bench --short
-	$(BIN)/python -m tests.load.api --users 800
 	$(BIN)/python -m tests.load.fuzz --short
 
 check: .venv/.development ## format, lint, types, import contracts, quick tests: under a minute
+	@$(AT_ONCE) check-types check-rest
+
+.PHONY: check-types check-rest
+check-types:
+	$(BIN)/mypy
+
+check-rest:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n 2 tests/unit tests/architecture
 
@@ -70,9 +78,9 @@ rabbitmq:
 			apt-get -qq install --yes --no-install-recommends rabbitmq-server; \
 		else echo "the tests need RabbitMQ: run 'sudo apt-get install rabbitmq-server' first" >&2; exit 1; fi
 
-# The benchmark's sink, from Debian too. Its service is not started.
+# The benchmark's sink, from Debian too. Its service is not started. After the other: one installation at a time.
 .PHONY: nginx
-nginx:
+nginx: | rabbitmq
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 		then apt-get -qq update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
 			apt-get -qq install --yes --no-install-recommends nginx-light; \

@@ -1,6 +1,7 @@
 """Fixtures for all tests: a real PostgreSQL with a database for each test, a clock that is told the time."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -15,14 +16,17 @@ from tests.fixtures.databases import DatabaseCopies, fast_folder
 @pytest.fixture(scope="session")
 def database_server() -> Iterator[EmbeddedServer]:
     """A throwaway server; each pytest-xdist worker has its own (0.5 s), so that none waits for another."""
-    with throwaway_server(parent=fast_folder(), settings={"max_wal_size": "256MB"}) as server:
+    # Less for each copied database to look through when it is dropped.
+    settings = {"max_wal_size": "256MB", "shared_buffers": "64MB"}
+    with throwaway_server(parent=fast_folder(), settings=settings) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def database_copies(database_server: EmbeddedServer) -> DatabaseCopies:
+def database_copies(database_server: EmbeddedServer) -> Iterator[DatabaseCopies]:
     """Makes migrated databases, for a test that needs more than one."""
-    return DatabaseCopies(database_server)
+    with closing(DatabaseCopies(database_server)) as copies:
+        yield copies
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
+import pycurl
 
 IDLE_LOAD: Final = 0.5
 """Runnable processes above which somebody else is using the machine."""
@@ -29,7 +29,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "file_system": _file_system(folder),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "libcurl": version("pycurl"),
+        "libcurl": pycurl.version_info()[1],
         "nginx": _first_line(["nginx", "-v"]),
         "load_before": round(os.getloadavg()[0], 2),
     }

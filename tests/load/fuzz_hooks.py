@@ -43,8 +43,8 @@ _REASONS: Final = (
     # languages of their own: a template, a recurrence, a file
     r"^line \d+: ",
     r"^/(occasion/)?rule/rrule\b",
-    "the file is empty",
-    "the header (lacks|names)",
+    "the file is (empty|not UTF-8 text|not NDJSON)",
+    "the header (lacks|names|cannot be read)",
 )
 _REASON: Final = re.compile("|".join(_REASONS))
 

@@ -6,7 +6,7 @@ of week 52, unlike ISO 8601), which is compared with the definition of a week in
 """
 
 import re
-from datetime import date, datetime, time, timedelta
+from datetime import MAXYEAR, date, datetime, time, timedelta
 from itertools import takewhile
 
 from dateutil.rrule import rrulestr
@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from scheduler.domain.recurrence import occurrences, parse_recurrence
 
 WEEKDAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
-CYCLES = 19 * 400  # years
+YEARS = range(2015, 2037)  # of all dates that are compared
+LATER = 7944  # years; as many after each of them comes one with the same calendar
 starts = st.dates(date(2015, 1, 1), date(2026, 12, 31))
 
 
@@ -71,15 +72,23 @@ def rule_texts(draw: st.DrawFn) -> str:
     return ";".join(filter(None, parts))
 
 
-def by_dateutil(text: str, starts_on: date, first: date, last: date) -> list[date]:
-    """The dates by dateutil, asked near the end of its calendar.
+def test_the_years_by_dateutil_have_the_same_calendar() -> None:
+    assert YEARS[-1] + LATER <= MAXYEAR
+    for year in YEARS:
+        first, last = date(year, 1, 1), date(year, 12, 31)
+        for day in (first, last):
+            assert moved(day, LATER).weekday() == day.weekday()
+        assert moved(last, LATER) - moved(first, LATER) == last - first
 
-    The Gregorian calendar repeats every 400 years, weekdays included. dateutil follows a rule that never
-    occurs to the year 9999: from here on that takes seconds, from there little.
+
+def by_dateutil(text: str, starts_on: date, first: date, last: date) -> list[date]:
+    """The dates by dateutil, asked at the end of its calendar.
+
+    dateutil follows a rule that never occurs to the year 9999: from here on that takes seconds, from there nothing.
     """
-    later = re.sub(r"(?<=UNTIL=)[0-9]{4}", lambda year: str(int(year[0]) + CYCLES), text)
-    rule = rrulestr(later, dtstart=datetime.combine(moved(starts_on, CYCLES), time()))
-    found = (moved(each.date(), -CYCLES) for each in rule)
+    later = re.sub(r"(?<=UNTIL=)[0-9]{4}", lambda year: str(int(year[0]) + LATER), text)
+    rule = rrulestr(later, dtstart=datetime.combine(moved(starts_on, LATER), time()))
+    found = (moved(each.date(), -LATER) for each in rule)
     return [day for day in takewhile(lambda day: day <= last, found) if day >= first]
 
 
