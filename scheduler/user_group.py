@@ -132,20 +132,14 @@ class UserGroup:
         decided = [self._decide(connection, write, locked) for write in writes]
         doing = _apart(each for each in decided if isinstance(each, _Decision))
         known = self._known(tenant_id, doing, now) if is_adding and hurries else []
-        unknown: Exception | None = None
-        done: Mapping[_Decision, Outcome[Done]] = {}
         try:
-            if doing:
-                done = self._do(connection, tenant_id, doing, now, is_adding, hurries, known)
+            done = self._do(connection, tenant_id, doing, now, is_adding, hurries, known) if doing else {}
         except Exception as error:
             if not known or _has_changed_nothing(error):
                 raise
             # It may have been committed: to write it again might be to write it twice.
-            done, unknown = dict.fromkeys(doing, error), error
-        outcomes = [each if isinstance(each, Exception) else done.get(each, LATER) for each in decided]
-        if unknown is not None:
-            raise OutcomeUnknown(outcomes) from unknown
-        return outcomes
+            raise OutcomeUnknown(_outcomes(decided, dict.fromkeys(doing, error))) from error
+        return _outcomes(decided, done)
 
     def _known(self, tenant_id: int, doing: Sequence[_Decision], now: datetime) -> list[Occasion]:
         """The occasions by which there is nothing to plan for those who are to be added, if so."""
@@ -268,6 +262,13 @@ class UserGroup:
 
     def _tombstone(self, tenant_id: int, user: UserInput) -> bytes | None:
         return None if self._tombstones is None else self._tombstones.of(tenant_id, user.external_id)
+
+
+def _outcomes(
+    decided: Iterable[_Decision | Exception], done: Mapping[_Decision, Outcome[Done]]
+) -> list[Outcome[Done]]:
+    """The outcome of each; whoever has none is to be written later."""
+    return [each if isinstance(each, Exception) else done.get(each, LATER) for each in decided]
 
 
 def _has_changed_nothing(error: Exception) -> bool:
