@@ -22,6 +22,7 @@ from loguru import logger
 
 from deploy.embedded.account import Account
 from deploy.embedded.binaries import MAJOR_VERSION, Binaries
+from deploy.embedded.log_segments import fill_ahead
 from scheduler.errors import ConfigurationError, DatabaseUnavailable
 
 _CLUSTER = "postgresql"
@@ -122,6 +123,8 @@ class DataFolder:
         if created.returncode != 0:
             complaint = " ".join(created.stderr.split())
             raise DatabaseUnavailable(f"PostgreSQL's initdb failed in {self.path}: {complaint}")
+        if durable:
+            _fill_log_ahead(unfinished / "data" / "pg_wal")
         (unfinished / "data").rename(self.cluster)
         shutil.rmtree(unfinished)
         logger.bind(folder=str(self.path)).info("embedded_postgresql_created")
@@ -194,6 +197,13 @@ class DataFolder:
             f"the data folder {self.path} belongs to another user: "
             "run as that user, or choose another folder (DAYBREAK_DATA_DIR)"
         )
+
+
+def _fill_log_ahead(log: Path) -> None:
+    try:
+        fill_ahead(log)
+    except OSError as error:
+        raise DatabaseUnavailable(f"PostgreSQL's log cannot be made in {log}: {error.strerror}") from None
 
 
 def _initdb_arguments(data: Path, password_file: Path, *, durable: bool) -> Sequence[str | Path]:

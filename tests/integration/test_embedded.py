@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 
 from deploy.embedded import Durability, EmbeddedServer, RunAs, start_embedded, throwaway_server
 from deploy.embedded.account import Account, choose_account
+from deploy.embedded.log_segments import AHEAD
 from scheduler.errors import ConfigurationError, DatabaseUnavailable
 from tests.fixtures.databases import DatabaseCopies
 
@@ -147,11 +148,28 @@ def test_the_default_is_durable(data_dir: Path) -> None:
 def test_a_killed_server_recovers_at_the_next_start(data_dir: Path, run_as: RunAs) -> None:
     with start_embedded(data_dir, run_as=run_as) as server:
         execute(server.url, "CREATE TABLE kept AS SELECT 7 AS number")
+        # Into a segment of the log that was filled ahead.
+        with server.access.administrate() as administrator:
+            administrator.execute("SELECT pg_switch_wal()")
+        execute(server.url, "UPDATE kept SET number = 8")
         os.kill(server.pid, signal.SIGKILL)
         with start_embedded(data_dir, run_as=run_as) as next_server:
             assert not next_server.attached
-            assert execute(next_server.url, "SELECT number FROM kept") == [(7,)]
+            assert execute(next_server.url, "SELECT number FROM kept") == [(8,)]
         assert not server.is_running()
+
+
+def test_no_commit_of_a_new_server_waits_for_a_segment_of_the_log_to_be_made(data_dir: Path) -> None:
+    log = data_dir / "postgresql" / "pg_wal"
+    with start_embedded(data_dir) as server, server.access.administrate() as administrator:
+        found = {path.name: path.stat().st_ino for path in log.iterdir()}
+        for _ in range(AHEAD):
+            administrator.execute("SELECT pg_logical_emit_message(false, 'test', 'x'), pg_switch_wal()")
+        administrator.execute("SELECT pg_logical_emit_message(true, 'test', 'x')")
+        row = administrator.execute("SELECT pg_walfile_name(pg_current_wal_lsn())").fetchone()
+        assert row is not None
+        assert (log / row[0]).stat().st_ino == found[row[0]]
+        assert {path.name: path.stat().st_ino for path in log.iterdir()} == found
 
 
 def test_a_stale_entry_that_names_a_living_stranger_does_not_matter(data_dir: Path) -> None:
