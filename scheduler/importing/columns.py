@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, time
+from itertools import repeat
 from typing import Any, Final, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -83,7 +84,13 @@ class Table:
 
     def read(self, lines: Sequence[bytes], first_line: int, ends: int) -> Chunk | None:
         """The rows of some lines, the last of which ends at byte `ends`; None if they cannot be read like this."""
-        cells = self._cells(lines) if self._are_dates_named else None
+        text = self._text(lines) if self._are_dates_named else None
+        if text is None:
+            return None
+        is_plain = '"' not in text and "\r" not in text
+        if is_plain and (columns := self._columns(text, lines)) is not None:
+            return self._checked(columns, range(first_line, first_line + len(lines)), [], ends)
+        cells = self._cells(text, len(lines), is_plain=is_plain)
         if cells is None:
             return None
         numbers: Sequence[int] = range(first_line, first_line + len(cells))
@@ -95,27 +102,39 @@ class Table:
             cells = [cells[place] for place in kept]
         if not cells:
             return Chunk(UserColumns.of([]), [], rejected, ends, 0)
-        return self._checked(cells, numbers, rejected, ends)
+        return self._checked(list(zip(*cells, strict=True)), numbers, rejected, ends)
 
-    def _cells(self, lines: Sequence[bytes]) -> list[list[str]] | None:
-        """The cells of each line; None where a line may not be a row."""
+    def _text(self, lines: Sequence[bytes]) -> str | None:
         if max(map(len, lines)) > MAX_ROW_BYTES:
             return None
         try:
-            text = b"".join(lines).decode()
+            return b"".join(lines).decode()
         except UnicodeDecodeError:
             return None
+
+    def _columns(self, text: str, lines: Sequence[bytes]) -> list[list[str]] | None:
+        """The columns of lines without quotes, in one go and without a list for each; None unless all are as wide."""
+        width = self._width
+        if set(map(bytes.count, lines, repeat(self.delimiter.encode()))) != {width - 1}:
+            return None
+        cells = text.removesuffix("\n").replace("\n", self.delimiter).split(self.delimiter)
+        if len(cells) != width * len(lines):
+            return None
+        return [cells[place::width] for place in range(width)]
+
+    def _cells(self, text: str, count: int, *, is_plain: bool) -> list[list[str]] | None:
+        """The cells of each of `count` lines; None where a line may not be a row."""
         rows = text.split("\n")
         if not rows[-1]:
             rows.pop()
-        if '"' not in text and "\r" not in text:
+        if is_plain:
             return [row.split(self.delimiter) for row in rows]
         reader = csv.reader(rows, delimiter=self.delimiter, strict=True)
         try:
             cells = list(reader)
         except csv.Error:
             return None
-        return cells if len(cells) == reader.line_num == len(lines) else None
+        return cells if len(cells) == reader.line_num == count else None
 
     def _odd(self, line: int, row: Sequence[str]) -> RejectedRow | None:
         """Why a row is left out that has other cells than the header, if it is more than a blank line."""
@@ -127,7 +146,9 @@ class Table:
     def _checked(
         self, cells: Sequence[Sequence[str]], numbers: Sequence[int], rejected: list[RejectedRow], ends: int
     ) -> Chunk:
-        columns = [[cell.strip() for cell in column] for column in zip(*cells, strict=True)]
+        """What these columns of cells say."""
+        count = len(numbers)
+        columns = [list(map(str.strip, column)) for column in cells]
         doubtful: set[int] = set()
         values = self._values(columns, doubtful)
         dates = {
@@ -141,10 +162,10 @@ class Table:
             )
         for place in self._rows.attributes:
             doubtful.update(number for number, cell in enumerate(columns[place]) if cell)
-        attributes: list[Mapping[str, Any]] = [{}] * len(cells)
+        attributes: list[Mapping[str, Any]] = [{}] * count
         refused: set[int] = set()
         for place in sorted(doubtful):
-            row = self.row(numbers[place], cells[place])
+            row = self.row(numbers[place], [column[place] for column in cells])
             if isinstance(row, Candidate):
                 _put(row.user, place, values, dates, attributes)
             elif row is not None:
@@ -155,7 +176,7 @@ class Table:
             values, preferred_times, attributes, {name: dates_of(column) for name, column in dates.items()}
         )
         if refused:
-            keep = [place not in refused for place in range(len(cells))]
+            keep = [place not in refused for place in range(count)]
             users = users.kept(keep)
             numbers = [number for number, is_kept in zip(numbers, keep, strict=True) if is_kept]
         rejected.sort(key=lambda each: each.line)
@@ -220,7 +241,7 @@ class _Common:
         if wrong:
             doubtful.update(place for place, text in enumerate(column) if text in wrong)
             return [known.get(text) for text in column]
-        return [known[text] for text in column]
+        return list(map(known.__getitem__, column))
 
 
 def _own_values(name: str, kind: TypeAdapter[Any], column: list[str], doubtful: set[int]) -> list[str]:

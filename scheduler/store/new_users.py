@@ -7,9 +7,8 @@ is added. COPY into these tables is not allowed under row-level security.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
-from itertools import chain, repeat
 from typing import Any, Final
 
 import orjson
@@ -20,9 +19,10 @@ from sqlalchemy.exc import IntegrityError
 from scheduler.domain.user_columns import OPTIONAL_TEXTS, REQUIRED_TEXTS, UserColumns
 from scheduler.store.arrays import Bigints
 from scheduler.store.bulk_users import AddedMeanwhile
-from scheduler.store.direct import Direct
+from scheduler.store.direct import Call, Direct, answers
 
-# A control character, which no value holds. What is empty is NULL in a column of its own.
+# A control character, which no value holds. What is empty is NULL in a column of its own, and so is a column without
+# any value at all: nothing is sent of it, and the shorter of several sets ends in NULLs.
 _SEPARATOR: Final = "\x01"
 _TEXTS: Final = (*REQUIRED_TEXTS, *OPTIONAL_TEXTS, "preferred_time", "attributes")
 
@@ -31,6 +31,10 @@ _EPOCH_DAY: Final = date(2000, 1, 1).toordinal()
 
 def _array(name: str) -> str:
     return f"string_to_array(CAST(:{name} AS text), E'\\x01', '')"
+
+
+# In the list of a SELECT several sets are gone through side by side; in FROM each would be written out before.
+_COLUMNS: Final = ", ".join(f"unnest({_array(name)}) AS {name}" for name in _TEXTS)
 
 
 _VALUES: Final = {
@@ -54,7 +58,7 @@ ADD: Final = Direct(f"""
 INSERT INTO users (id, tenant_id, {", ".join(_TEXTS)}, version, created_at, updated_at)
 SELECT i.id, CAST(:tenant_id AS integer), {", ".join(_VALUES.get(name, f"i.{name}") for name in _TEXTS)}, 1,
        CAST(:now AS timestamptz), CAST(:now AS timestamptz)
-FROM unnest(CAST(:ids AS bigint[]), {", ".join(map(_array, _TEXTS))}) AS i (id, {", ".join(_TEXTS)})
+FROM (SELECT unnest(CAST(:ids AS bigint[])) AS id, {_COLUMNS}) AS i
 WHERE (SELECT count(*) FROM deleted_users
        WHERE tenant_id = :tenant_id AND external_id = ANY({_array("external_id")})) = 0
 ORDER BY i.external_id""")
@@ -62,9 +66,9 @@ ORDER BY i.external_id""")
 
 ADD_DATES: Final = Direct("""
 INSERT INTO user_dates (user_id, name, tenant_id, value)
-SELECT i.user_id, i.name, CAST(:tenant_id AS integer), date '2000-01-01' + CAST(i.day AS integer)
-FROM unnest(CAST(:user_ids AS bigint[]), string_to_array(:names, E'\\x01'), CAST(:days AS bigint[]))
-     AS i (user_id, name, day)""")
+SELECT i.user_id, CAST(:name AS text), CAST(:tenant_id AS integer), date '2000-01-01' + CAST(i.day AS integer)
+FROM (SELECT unnest(CAST(:user_ids AS bigint[])) AS user_id, unnest(CAST(:days AS bigint[])) AS day) AS i""")
+"""Adds the dates of one name."""
 
 
 def ids_for(connection: Connection, tenant_id: int, users: UserColumns) -> list[int] | None:
@@ -82,7 +86,9 @@ def add(
     connection: Connection, tenant_id: int, ids: Sequence[int], users: UserColumns, *, now: datetime
 ) -> None:
     """Add users under these ids. Raises AddedMeanwhile where one of them came, or came and went, since `ids_for`."""
-    parameters: dict[str, Any] = {name: _SEPARATOR.join(column) for name, column in users.texts.items()}
+    parameters: dict[str, Any] = {
+        name: _SEPARATOR.join(column) if any(column) else "" for name, column in users.texts.items()
+    }
     parameters |= {
         "tenant_id": tenant_id,
         "ids": Bigints(ids),
@@ -91,37 +97,31 @@ def add(
         "now": now,
     }
     try:
-        if ADD.count(connection, parameters) != len(users):
-            raise AddedMeanwhile
+        added, *_ = answers(connection, [Call(ADD, parameters), *_dates(tenant_id, ids, users)])
     except IntegrityError as error:
         if isinstance(error.orig, UniqueViolation):
             raise AddedMeanwhile from None
         raise
-    if users.dates:
-        _add_dates(connection, tenant_id, ids, users)
+    if added.changed != len(users):
+        raise AddedMeanwhile
 
 
-def _add_dates(connection: Connection, tenant_id: int, ids: Sequence[int], users: UserColumns) -> None:
-    names: list[Iterable[str]] = []
-    user_ids: list[int] = []
-    days: list[int] = []
-    for name, dates in users.dates.items():
-        names.append(repeat(name, len(dates.days)))
-        user_ids += ids if len(dates.places) == len(ids) else [ids[place] for place in dates.places]
-        days += [day.toordinal() - _EPOCH_DAY for day in dates.days]
-    ADD_DATES.count(
-        connection,
-        {
-            "tenant_id": tenant_id,
-            "user_ids": Bigints(user_ids),
-            "names": _SEPARATOR.join(chain.from_iterable(names)),
-            "days": Bigints(days),
-        },
-    )
+def _dates(tenant_id: int, ids: Sequence[int], users: UserColumns) -> Iterator[Call]:
+    for name, (places, days) in users.dates.items():
+        user_ids = ids if len(places) == len(ids) else [ids[place] for place in places]
+        yield Call(
+            ADD_DATES,
+            {
+                "tenant_id": tenant_id,
+                "name": name,
+                "user_ids": Bigints(user_ids),
+                "days": Bigints([day.toordinal() - _EPOCH_DAY for day in days]),
+            },
+        )
 
 
 def _joined(values: Sequence[Any], written: Any) -> str:
     """A column as text, empty where there is nothing."""
     if not any(values):
-        return _SEPARATOR * (len(values) - 1)
+        return ""
     return _SEPARATOR.join([written(value) if value else "" for value in values])
