@@ -61,6 +61,18 @@ _DATED: Final = text(
 )
 
 
+_MOSTLY_ALIKE: Final = (
+    "send_at",
+    "local_date",
+    "place_channel",
+    "date_rule",
+    "time_rule",
+    "slot",
+    "timezone",
+)
+"""What all messages of a window often have in common."""
+
+
 def _of_zone(columns: str, moments_of_channels: str) -> str:
     """A query for `columns` of the users in the zone of each moment `m`."""
     return f"""
@@ -111,6 +123,11 @@ _UNASKED_COLUMNS: Final = """
                SELECT user_id, local_date, slot, channel FROM there) AS is_missing"""
 
 
+def _at_place(name: str, kind: str) -> str:
+    """What is at a place of the array `name`; looked up only where it is not the same at all of them."""
+    return f"coalesce(CAST(:every_{name} AS {kind}), (CAST(:{name} AS {kind}[]))[place])"
+
+
 def _unasked(candidates: str) -> TextClause:
     """The statement that adds messages for the rows of `candidates` without asking whether they are there.
 
@@ -142,10 +159,11 @@ candidates AS MATERIALIZED (
 ),
 fresh AS (
     INSERT INTO message_log {LOG_COLUMNS}
-    SELECT user_id, (CAST(:send_at AS timestamptz[]))[place], :occasion, (CAST(:local_date AS date[]))[place],
-           (CAST(:place_channel AS channel[]))[place], :tenant_id, 'scheduled', user_version,
-           (CAST(:date_rule AS date_rule[]))[place], (CAST(:time_rule AS time_rule[]))[place],
-           (CAST(:slot AS smallint[]))[place], 0, NULL, (CAST(:zones AS text[]))[zone]
+    SELECT user_id, {_at_place("send_at", "timestamptz")}, :occasion, {_at_place("local_date", "date")},
+           {_at_place("place_channel", "channel")}, :tenant_id, 'scheduled', user_version,
+           {_at_place("date_rule", "date_rule")}, {_at_place("time_rule", "time_rule")},
+           {_at_place("slot", "smallint")}, 0, NULL,
+           coalesce(CAST(:every_timezone AS text), (CAST(:zones AS text[]))[zone])
     FROM candidates WHERE is_missing
 ),
 turns AS MATERIALIZED (
@@ -162,8 +180,13 @@ SELECT coalesce(sum(cardinality(user_ids)), 0) AS added, coalesce(sum(candidates
 FROM turns""")
 
 
-_UNDATED_UNASKED: Final = _unasked(_of_zone(_UNASKED_COLUMNS, "places m"))
-_CHOSEN_UNASKED: Final = _unasked(_of_zone_and_time(_UNASKED_COLUMNS, "places m"))
+# Where the channel is known beforehand, only the address that it needs is taken out of a user's row.
+_PLACES: Final = """(
+        SELECT turn, coalesce(CAST(:every_place_channel AS channel), channel) AS channel, timezone, zone, chosen_time,
+               local_date, slot, send_at, place
+        FROM places) AS m"""
+_UNDATED_UNASKED: Final = _unasked(_of_zone(_UNASKED_COLUMNS, _PLACES))
+_CHOSEN_UNASKED: Final = _unasked(_of_zone_and_time(_UNASKED_COLUMNS, _PLACES))
 
 
 def plan_window(
@@ -215,15 +238,23 @@ def _places(occasion: Occasion, moments: Sequence[Moment]) -> dict[str, Any]:
     pairs = sorted(product(moments, occasion.channels), key=_turn)
     turns = {turn: number for number, turn in enumerate(dict.fromkeys(map(_turn, pairs)))}
     zones = {zone: number for number, zone in enumerate(sorted({moment.timezone for moment in moments}), 1)}
-    return moment_parameters([OccasionMoment(occasion, moment) for moment, _ in pairs]) | {
+    by_place = moment_parameters([OccasionMoment(occasion, moment) for moment, _ in pairs]) | {
+        "place_channel": [channel.value for _, channel in pairs]
+    }
+    return by_place | {
+        **{f"every_{name}": _alike(by_place[name]) for name in _MOSTLY_ALIKE},
         "occasion": occasion.id,
         "zones": list(zones),
         "zone": [zones[moment.timezone] for moment, _ in pairs],
         "turn": [turns[_turn(pair)] for pair in pairs],
-        "place_channel": [channel.value for _, channel in pairs],
         "first_send_at": pairs[0][0].send_at,
         "last_send_at": pairs[-1][0].send_at,
     }
+
+
+def _alike(values: Sequence[Any]) -> Any:
+    """The one value that all are; None: they differ."""
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _turn(pair: tuple[Moment, Channel]) -> tuple[datetime, date, int, Channel]:
