@@ -31,7 +31,7 @@ class Sizes:
 
     rounds: int = 5
     drain: int = 100_000
-    batched_drain: int = 200_000
+    batched_drain: int = 160_000
     plan: int = 1_000_000
     log: int = 10_000_000
     """Rows that lie in the log where planning into a large one is measured."""
@@ -41,7 +41,7 @@ class Sizes:
     few_future_rows: int = 100_000
     punctual_seconds: int = 600
     punctual_rate: int = 500
-    peer_seconds: float = 2.0
+    peer_seconds: float = 1.5
     """How long one peer works in one round, by what it did in the round before."""
 
     api_users: int = 700

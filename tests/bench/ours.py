@@ -16,7 +16,7 @@ from tests.bench.measures import Drained
 from tests.bench.processes import Process, Processes, processes, wait_until_started
 
 _SECONDS_TO_PLAN: Final = 1.0
-_PLANNED_A_SECOND: Final = 90_000
+_PLANNED_A_SECOND: Final = 150_000
 """Messages that are planned in a second at least, unless the machine is busy."""
 
 THREADS_OF_A_WORKER: Final = 1

@@ -26,7 +26,7 @@ from tests.bench.processes import ROOT, Process, Processes, processes
 _LONGEST_SECONDS: Final = 60.0
 _FEWEST: Final = 200
 _SECONDS_BETWEEN_LOOKS: Final = 0.1
-_SECONDS_TO_END: Final = 1.0
+_SECONDS_TO_END: Final = 0.5
 """Given to a peer whose work is done and committed, for its last acknowledgements. Celery took 15 s and more."""
 
 
