@@ -387,8 +387,12 @@ def _require_lease(rows: int, batch: LeasedBatch) -> None:
 
 
 def leased_batch(row: Any | None) -> LeasedBatch | None:
-    """A row of `LEASED_COLUMNS`, which stand in the order of the fields, as a batch."""
+    """A row with `LEASED_COLUMNS` as a batch."""
     if row is None:
         return None
-    values: Any = (*row[:7], Channel(row[7]), Priority(row[8]), *row[9:14], tuple(row[14]))
-    return LeasedBatch(*values)
+    made = {
+        "channel": Channel(row.channel),
+        "priority": Priority(row.priority),
+        "user_ids": tuple(row.user_ids),
+    }
+    return LeasedBatch(**(row._asdict() | made))
