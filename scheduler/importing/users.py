@@ -12,8 +12,9 @@ from scheduler.importing.chunks import RejectedRow
 from scheduler.importing.columns import Checks
 from scheduler.importing.lines import Source
 from scheduler.importing.reading import ImportForm, chunks_of
-from scheduler.importing.writing import ImportProgress, ImportSummary, Writing, erased_among, writers
+from scheduler.importing.writing import WRITERS, ImportProgress, ImportSummary, Writing, erased_among
 from scheduler.registry import WrittenUsers
+from scheduler.threads import threads
 
 Event = RejectedRow | ImportProgress
 Events = Generator[Event, None, ImportSummary]
@@ -41,7 +42,7 @@ def import_events(registry: UserRegister, tenant_id: int, lines: Iterable[bytes]
     """
     source = Source(lines)
     told: list[Event] = []
-    with writers() as executor:
+    with threads(WRITERS, "import") as executor:
         writing = Writing(lambda users: registry.upsert(tenant_id, users), executor, told.append)
         for chunk in chunks_of(source, form, registry):
             writing.add(chunk)

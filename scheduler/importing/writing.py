@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -137,13 +136,3 @@ def erased_among(chunk: Chunk, erased: frozenset[str]) -> Iterator[RejectedRow]:
         for line, external_id in zip(chunk.lines, chunk.users.external_ids, strict=True):
             if external_id in erased:
                 yield RejectedRow(line, [ERASED], external_id)
-
-
-@contextmanager
-def writers() -> Iterator[ThreadPoolExecutor]:
-    """Threads to write in; what they are at comes to its end, what waits for them is not begun."""
-    executor = ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="import")
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
