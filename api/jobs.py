@@ -27,7 +27,7 @@ from scheduler.cron import next_tick
 from scheduler.domain.access import Actor, Scope
 from scheduler.errors import Conflict, NotFound
 from scheduler.jobs.run import JOBS, JobRunner
-from scheduler.service import Jobs, jobs_for
+from scheduler.service import Jobs, jobs_for, planning_in_turn
 from scheduler.store import job_runs
 from scheduler.store.job_runs import JobRun, Trigger
 
@@ -116,7 +116,8 @@ def _run(here: Services, actor: Actor, job: str, begun: SimpleQueue[Begun]) -> N
         return _work(built, job)(now)
 
     try:
-        built = jobs_for(here.settings, here.engine, here.clock)
+        # The connections are the requests', and threads of threads could not be ended with the process.
+        built = jobs_for(planning_in_turn(here.settings), here.engine, here.clock)
         try:
             ran = JobRunner(here.engine, here.clock).run(
                 job, lambda: work(built), Trigger.MANUAL, actor=actor

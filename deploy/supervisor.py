@@ -42,6 +42,7 @@ from scheduler.clock import Clock, SystemClock
 from scheduler.errors import ConfigurationError
 from scheduler.logs import configure_logs
 from scheduler.process import CONFIGURATION_EXIT
+from scheduler.service import connections_of_the_scheduler
 from scheduler.settings import Settings
 
 _LEAST_CONNECTIONS: Final = 100
@@ -194,7 +195,7 @@ def _connections(settings: Settings) -> int:
     """The most connections that the processes hold together (see `run_api` and `run_worker`)."""
     api = max(settings.pool_size, _API_CONNECTIONS) * settings.api_workers
     worker = max(settings.pool_size, 2 * settings.worker_threads + 2) * settings.worker_processes
-    return settings.pool_size + api + worker
+    return connections_of_the_scheduler(settings) + api + worker
 
 
 def _programs(settings: Settings) -> Iterator[Program]:

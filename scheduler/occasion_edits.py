@@ -26,7 +26,8 @@ from sqlalchemy import Connection, Engine
 
 from scheduler.domain.occasion import Occasion
 from scheduler.errors import Conflict, InvalidInput
-from scheduler.planner import GoOn, Planner, always
+from scheduler.occasion_planning import GoOn, always
+from scheduler.planner import Planner
 from scheduler.store import batch_holds, locks, occasion_groups, occasions, users
 from scheduler.store.database import in_transaction
 from scheduler.store.planning import Replanned

@@ -37,8 +37,19 @@ from scheduler.domain.occasion_input import (
 )
 from scheduler.errors import Conflict, DaybreakError, InvalidInput, NotFound, VersionConflict
 from scheduler.occasion_edits import OccasionEdits
-from scheduler.planner import GoOn, Planner
-from scheduler.store import audit, backlogs, batch_holds, batches, locks, messages, occasion_groups, occasions
+from scheduler.occasion_planning import GoOn
+from scheduler.planner import Planner
+from scheduler.store import (
+    audit,
+    backlogs,
+    batch_holds,
+    batches,
+    locks,
+    messages,
+    occasion_groups,
+    occasions,
+    watermarks,
+)
 from scheduler.store.backlogs import Backlog
 from scheduler.store.batches import Counts
 from scheduler.store.database import in_transaction
@@ -129,7 +140,7 @@ class Occasions:
             if not stored.active:
                 return stored
             # Else whoever adds a user next would begin it, and the planning below would think it was overtaken.
-            occasions.begin_planning(connection, [stored.id], now=now)
+            watermarks.begin(connection, [stored.id], now=now)
             return replace(stored, planned_through=now)
 
         stored = in_transaction(self._engine, work)
@@ -221,7 +232,9 @@ class Occasions:
                 return before
             occasions.set_paused(connection, before.id, now, now=now)
             batch_holds.hold(connection, before.id)
-            self._add_audit(connection, actor, "pause", key, {"paused_at": None}, {"paused_at": now}, now)
+            audit.add(
+                connection, actor, "pause", _KIND, key, {"paused_at": None}, {"paused_at": now}, now=now
+            )
             return _find(connection, actor.tenant_id, key)
 
         occasion = in_transaction(self._engine, work)
@@ -262,7 +275,9 @@ class Occasions:
                 "within_limit": backlog.within_limit,
                 "skipped": skipped,
             }
-            self._add_audit(connection, actor, "resume", key, {"paused_at": before.paused_at}, after, now)
+            audit.add(
+                connection, actor, "resume", _KIND, key, {"paused_at": before.paused_at}, after, now=now
+            )
             return _find(connection, actor.tenant_id, key)
 
         resumed = in_transaction(self._engine, work)
@@ -355,19 +370,7 @@ class Occasions:
             new = {name: new[name] for name in sorted(changed)}
         subject = after or before
         assert subject is not None, "somebody did something to an occasion"
-        self._add_audit(connection, actor, action, subject.key, old, new, now)
-
-    def _add_audit(
-        self,
-        connection: Connection,
-        actor: Actor,
-        action: str,
-        key: str,
-        before: dict[str, Any] | None,
-        after: dict[str, Any] | None,
-        now: datetime,
-    ) -> None:
-        audit.add(connection, actor, action, _KIND, key, before, after, now=now)
+        audit.add(connection, actor, action, _KIND, subject.key, old, new, now=now)
 
 
 def _as_json(occasion: Occasion | None) -> dict[str, Any] | None:
@@ -380,7 +383,9 @@ def _as_json(occasion: Occasion | None) -> dict[str, Any] | None:
     }
 
 
-_NOT_AUDITED: Final = frozenset({"id", "tenant_id", "version", "planned_through", "replan_from", "paused_at"})
+_NOT_AUDITED: Final = frozenset(
+    {"id", "tenant_id", "version", "planned_through", "ahead_through", "replan_from", "paused_at"}
+)
 
 
 def _find(connection: Connection, tenant_id: int, key: str) -> Occasion:

@@ -13,8 +13,8 @@ Planning and replanning meet in the log without waiting for each other:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
@@ -22,13 +22,14 @@ from loguru import logger
 from sqlalchemy import Connection, Engine
 
 from scheduler.domain.batch import MAX_BATCH_SIZE
-from scheduler.domain.calendar import Moment, moments
+from scheduler.domain.calendar import Moment
 from scheduler.domain.message import NotSentReason
 from scheduler.domain.occasion import AdHocRule, Occasion
-from scheduler.domain.planning_window import first_whole_date, is_at_once, slices
+from scheduler.domain.planning_window import first_whole_date, is_at_once
 from scheduler.domain.user import UserInput
 from scheduler.edited_users import EditedUsers
-from scheduler.store import ad_hoc_edits, bulk_planning, locks, messages, occasions, planning, users
+from scheduler.occasion_planning import GoOn, OccasionPlanning, always
+from scheduler.store import ad_hoc_edits, locks, messages, occasions, planning, users, watermarks
 from scheduler.store.database import in_transaction
 from scheduler.store.known_occasions import KnownOccasions
 from scheduler.store.partitions import Partitions
@@ -42,16 +43,7 @@ PARTITIONS_AHEAD: Final = timedelta(days=62)
 
 # The same local time in Kiritimati (+14) and in Pago Pago (-11) is 25 hours apart, and clocks may change meanwhile.
 _WIDEST_MOVE: Final = timedelta(hours=27)
-_STRETCH: Final = timedelta(days=3)
 _LEAST_LOOKBACK: Final = timedelta(days=2)
-
-GoOn = Callable[[], bool]
-"""Whether to begin another piece of a long piece of work."""
-
-
-def always() -> bool:
-    """Go on to the end."""
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +53,7 @@ class PlanningPolicy:
     horizon: timedelta
     lateness_limit: timedelta
     batch_size: int = MAX_BATCH_SIZE
+    slices_at_once: int = 1
 
 
 class PlanningBehind(Exception):
@@ -75,6 +68,9 @@ class Planner:
         self._policy = policy
         self._partitions = Partitions()
         self._known = KnownOccasions()
+        self._forward = OccasionPlanning(
+            engine, self._partitions, batch_size=policy.batch_size, slices_at_once=policy.slices_at_once
+        )
 
     @property
     def policy(self) -> PlanningPolicy:
@@ -101,7 +97,7 @@ class Planner:
         failures: list[Exception] = []
         for occasion in due:
             try:
-                total += self._plan_occasion(occasion, now, through)
+                total += self._forward.plan(occasion, now, through)
             except Exception as error:
                 logger.bind(occasion=occasion.key).exception("planning_failed")
                 failures.append(error)
@@ -111,54 +107,7 @@ class Planner:
 
     def plan_occasion(self, occasion: Occasion, *, now: datetime, go_on: GoOn = always) -> Planned:
         """Plan one occasion through the horizon, or for as long as it may `go_on`: a later run does the rest."""
-        return self._plan_occasion(occasion, now, now + self._policy.horizon, go_on)
-
-    def _plan_occasion(
-        self, occasion: Occasion, now: datetime, through: datetime, go_on: GoOn = always
-    ) -> Planned:
-        total = Planned()
-        for stretch_end, found in self._stretches(occasion, occasion.planned_through or now, through):
-            for slice_end, slice_moments in slices(found, stretch_end):
-                planned = self._plan_slice(occasion, slice_moments, slice_end, now)
-                if planned is None:
-                    logger.bind(occasion=occasion.key).info("planning_overtaken")
-                    return total
-                total += planned
-                occasion = replace(occasion, planned_through=slice_end)
-                if not go_on():
-                    return total
-        if total.added or total.already_there:
-            logger.bind(occasion=occasion.key, added=total.added, already_there=total.already_there).info(
-                "occasion_planned"
-            )
-        return total
-
-    def _stretches(
-        self, occasion: Occasion, starts: datetime, through: datetime
-    ) -> Iterator[tuple[datetime, list[Moment]]]:
-        """The window in pieces of a few days, so that months of downtime are not held in memory at once."""
-        with self._engine.connect() as connection:
-            zone_times = users.zone_times(connection, occasion.tenant_id)
-        while starts < through:
-            ends = min(through, starts + _STRETCH)
-            yield ends, moments(occasion, zone_times, starts, ends)
-            starts = ends
-
-    def _plan_slice(
-        self, occasion: Occasion, slice_moments: Sequence[Moment], slice_end: datetime, now: datetime
-    ) -> Planned | None:
-        """Plan one slice in one transaction; None where somebody else planned or edited the occasion."""
-
-        def work(connection: Connection) -> Planned | None:
-            locks.share_planning(connection, occasion.tenant_id)
-            if not occasions.advance_watermark(connection, occasion, slice_end):
-                return None
-            self._ensure_partitions(connection, slice_moments)
-            return bulk_planning.plan_window(
-                connection, occasion, slice_moments, now=now, batch_size=self._policy.batch_size
-            )
-
-        return in_transaction(self._engine, work)
+        return self._forward.plan(occasion, now, now + self._policy.horizon, go_on)
 
     def catch_up(self, now: datetime) -> Planned:
         """Plan as recovery would: what an absent scheduler has left out, and a good part of the horizon."""
@@ -295,7 +244,7 @@ class Planner:
     ) -> list[OccasionMoment]:
         """What users may be owed of the `planned` occasions, which have a watermark from then on, and partitions."""
         never_planned = [occasion.id for occasion in planned if occasion.planned_through is None]
-        occasions.begin_planning(connection, never_planned, now=now)
+        watermarks.begin(connection, never_planned, now=now)
         if not edited.user_ids:
             return []
         starts = now - self._lookback(covered)
@@ -385,8 +334,8 @@ class Planner:
         return (now - self._lookback(covered)).date() - timedelta(days=1)
 
     def _replanned_through(self, occasion: Occasion, now: datetime) -> datetime:
-        through = now + self._policy.horizon + REPLAN_MARGIN
-        return through if occasion.planned_through is None else max(through, occasion.planned_through)
+        written = [each for each in (occasion.planned_through, occasion.ahead_through) if each is not None]
+        return max([now + self._policy.horizon + REPLAN_MARGIN, *written])
 
     def _lookback(self, covered: Sequence[Occasion]) -> timedelta:
         """How far back the send time of a message may lie that is still to be sent, wherever its user moves."""

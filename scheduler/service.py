@@ -66,9 +66,24 @@ def engine_for(
     )
 
 
-def planner_for(settings: Settings, engine: Engine) -> Planner:
-    """A planner that follows the settings."""
-    policy = PlanningPolicy(settings.horizon, settings.lateness_limit, settings.batch_size)
+def connections_of_a_job(settings: Settings) -> int:
+    """The most database connections that one run of a job holds."""
+    return CONNECTIONS_OF_A_RUN + settings.planning_slices_at_once
+
+
+def connections_of_the_scheduler(settings: Settings) -> int:
+    """The most that the scheduler holds: all jobs may run at once, and one that stands by asks for a lock meanwhile."""
+    return max(settings.pool_size, len(JOBS) * connections_of_a_job(settings) + 1)
+
+
+def planning_in_turn(settings: Settings) -> Settings:
+    """The settings, but for jobs that plan on their caller's thread and connection alone."""
+    return settings.model_copy(update={"planning_slices_at_once": 1})
+
+
+def planner_for(settings: Settings, engine: Engine, slices_at_once: int = 1) -> Planner:
+    """A planner that follows the settings; by itself one that works on its caller's thread alone."""
+    policy = PlanningPolicy(settings.horizon, settings.lateness_limit, settings.batch_size, slices_at_once)
     return Planner(engine, policy)
 
 
@@ -124,7 +139,7 @@ def broker_for(settings: Settings, engine: Engine, clock: Clock) -> Broker:
 
 def jobs_for(settings: Settings, engine: Engine, clock: Clock) -> Jobs:
     """The three jobs as the settings have them."""
-    planner = planner_for(settings, engine)
+    planner = planner_for(settings, engine, settings.planning_slices_at_once)
     broker = broker_for(settings, engine, clock)
     return Jobs(
         broker=broker,
@@ -137,8 +152,7 @@ def jobs_for(settings: Settings, engine: Engine, clock: Clock) -> Jobs:
 def run_scheduler(settings: Settings, stop: Event) -> None:
     """Run the jobs by cron until `stop` is set; what runs then comes to its end."""
     clock = SystemClock()
-    # All jobs may run at once, and one that stands by asks for a lock meanwhile.
-    engine = engine_for(settings, "scheduler", least_connections=len(JOBS) * CONNECTIONS_OF_A_RUN + 1)
+    engine = engine_for(settings, "scheduler", least_connections=connections_of_the_scheduler(settings))
     jobs = jobs_for(settings, engine, clock)
     cron = Cron(
         JobRunner(engine, clock),

@@ -96,6 +96,9 @@ class Settings(ApiSettings):
     batch_size: Annotated[int, Field(ge=1, le=500), Takes("a whole number from 1 to 500")] = 500
     """Most messages in one batch."""
 
+    planning_slices_at_once: Count = 2
+    """Hours of an occasion that a job plans at the same time, each on a database connection and core of its own."""
+
     lease_seconds: WholeSeconds = 60
     """Seconds a worker has for a batch before another may take it."""
 

@@ -34,9 +34,9 @@ from scheduler.cron import next_tick
 from scheduler.domain.occasion import Channel
 from scheduler.jobs.run import JobRunner
 from scheduler.registry import Registry
-from scheduler.service import broker_for, jobs_for, planner_for
+from scheduler.service import broker_for, jobs_for, planner_for, planning_in_turn
 from scheduler.settings import Settings
-from scheduler.store import batch_queries, batches, occasions
+from scheduler.store import batch_queries, batches, watermarks
 from scheduler.store.job_runs import Trigger
 from worker.channels.port import Provider
 from worker.consumer import DeliveryLoop
@@ -82,6 +82,8 @@ class Simulation:
         downtimes: Iterable[Downtime] = (),
         random: Random | None = None,
     ) -> None:
+        # Threads would make two equal runs differ.
+        settings = planning_in_turn(settings)
         self.planner = planner_for(settings, engine)
         self.registry = Registry(engine, self.planner, clock)
         self.jobs = jobs_for(settings, engine, clock)
@@ -160,7 +162,7 @@ class Simulation:
     def _recovery_reason(self) -> datetime | None:
         """The instant after which, and not at which, a recovery has something to do as things are."""
         with self._engine.connect() as connection:
-            watermark = occasions.oldest_watermark(connection, never=self._clock.now())
+            watermark = watermarks.oldest(connection, never=self._clock.now())
             lapse = batch_queries.next_lapse(connection, lateness_limit=self._settings.lateness_limit)
         gap = None if watermark is None else watermark - self._settings.horizon / 2
         return min((reason for reason in (gap, lapse) if reason is not None), default=None)

@@ -189,6 +189,8 @@ class Occasion:
     """Since when it is kept for its history only; None: it is not."""
     replan_from: datetime | None = None
     """As of when its newest edit is still being replanned, user by user; None: the log agrees with it."""
+    ahead_through: datetime | None = None
+    """How far a plan may have written ahead of the watermark; None: none ever has."""
 
     def __post_init__(self) -> None:
         if not self.local_times or len(set(self.local_times)) < len(self.local_times):

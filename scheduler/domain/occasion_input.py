@@ -387,6 +387,7 @@ def applied(given: OccasionInput, occasion: Occasion) -> Occasion:
         paused_at=occasion.paused_at,
         archived_at=occasion.archived_at,
         replan_from=occasion.replan_from,
+        ahead_through=occasion.ahead_through,
     )
 
 

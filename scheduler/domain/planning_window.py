@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import groupby
 from typing import Final
@@ -29,13 +30,24 @@ def is_at_once(occasion: Occasion, moment: Moment, now: datetime) -> bool:
     )
 
 
-def slices(found: Sequence[Moment], ends: datetime) -> Iterator[tuple[datetime, list[Moment]]]:
-    """The moments by the hour, each with the instant through which the log is planned once they are in.
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Moments of one hour; once they are planned, the log is up to and without `ends`."""
 
-    Hours without moments cost nothing; the last slice may be empty and ends at `ends`.
+    moments: Sequence[Moment]
+    ends: datetime
+
+
+def slices(found: Sequence[Moment], ends: datetime) -> Iterator[Slice]:
+    """The moments by the hour, each slice ending later than the one before it, and the last at `ends`.
+
+    Hours without moments cost nothing; the last slice may be empty.
     """
+    through = None
     for hour, members in groupby(
         found, key=lambda moment: moment.send_at.replace(minute=0, second=0, microsecond=0)
     ):
-        yield min(ends, hour + _SLICE), list(members)
-    yield ends, []
+        through = min(ends, hour + _SLICE)
+        yield Slice(list(members), through)
+    if through != ends:
+        yield Slice([], ends)

@@ -1,8 +1,9 @@
 """Plan a window of an occasion for everyone; where everyone has it, near the rate of a bare `INSERT … SELECT`.
 
 Asking for each row whether it is there already (`ON CONFLICT`) costs as much as writing it, and hardly any is:
-planning goes forward from a watermark, so only users who were edited can have messages there, and those came with
-batches that are still pending. They are looked up first and left out; all others are inserted without being asked.
+planning goes forward from a watermark, so only users who were edited can have messages there, or all where a plan was
+cut short, and those came with batches that are still pending. They are looked up first and left out; all others are
+inserted without being asked.
 
 What that overlooks (an edit at this very moment, a user who has moved to a zone that has the same local date later)
 the primary key refuses. Then the window is planned again, asking for each row.

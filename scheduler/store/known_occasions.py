@@ -18,13 +18,15 @@ from scheduler.store import occasions
 from scheduler.store.direct import Direct
 
 _WATERMARKS: Final = text("""
-SELECT id, version, planned_through FROM occasions WHERE tenant_id = :tenant_id AND kind <> 'ad_hoc' ORDER BY id""")
+SELECT id, version, planned_through, ahead_through
+FROM occasions WHERE tenant_id = :tenant_id AND kind <> 'ad_hoc' ORDER BY id""")
 
 _UNCHANGED: Final = text("""
 SELECT 1 / CAST(coalesce(
     array_agg(id ORDER BY id) = CAST(:ids AS integer[])
     AND array_agg(version ORDER BY id) = CAST(:versions AS integer[])
-    AND array_agg(planned_through ORDER BY id) = CAST(:planned_through AS timestamptz[]),
+    AND array_agg(planned_through ORDER BY id) = CAST(:planned_through AS timestamptz[])
+    AND array_agg(ahead_through ORDER BY id) = CAST(:ahead_through AS timestamptz[]),
     false) AS integer) AS is_unchanged
 FROM occasions WHERE tenant_id = :tenant_id AND kind <> 'ad_hoc'""")
 
@@ -42,6 +44,7 @@ def unchanged(tenant_id: int, known: Sequence[Occasion]) -> dict[str, Any]:
         "ids": [occasion.id for occasion in known],
         "versions": [occasion.version for occasion in known],
         "planned_through": [occasion.planned_through for occasion in known],
+        "ahead_through": [occasion.ahead_through for occasion in known],
     }
 
 
@@ -66,12 +69,7 @@ class KnownOccasions:
             read = occasions.list_all(connection, tenant_id)
             self._by_tenant[tenant_id] = {occasion.id: occasion for occasion in read}
             return read
-        found = [
-            known[row.id]
-            if known[row.id].planned_through == row.planned_through
-            else replace(known[row.id], planned_through=row.planned_through)
-            for row in watermarks
-        ]
+        found = [_as_of(row, known[row.id]) for row in watermarks]
         self._by_tenant[tenant_id] = {occasion.id: occasion for occasion in found}
         return found
 
@@ -82,3 +80,11 @@ class KnownOccasions:
     def forget(self, tenant_id: int) -> None:
         """Something of what is known of a tenant's occasions is no more."""
         self._by_tenant.pop(tenant_id, None)
+
+
+def _as_of(watermark: Any, known: Occasion) -> Occasion:
+    """An occasion as last read, with its watermarks as they are now."""
+    read = watermark.planned_through, watermark.ahead_through
+    if read == (known.planned_through, known.ahead_through):
+        return known
+    return replace(known, planned_through=watermark.planned_through, ahead_through=watermark.ahead_through)

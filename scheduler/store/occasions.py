@@ -34,7 +34,7 @@ _COLUMNS: Final = """
     id, tenant_id, key, name, kind, rule, local_times, honours_preferred_time,
     CAST(channels AS text[]) AS channels, priority, subject, body, gap, overlap, leap_day, same_day, lateness_limit,
     retry_max_attempts, retry_base_seconds, retry_cap_seconds, active, version, planned_through, html, translations,
-    group_key, quiet_hours, paused_at, archived_at, replan_from"""
+    group_key, quiet_hours, paused_at, archived_at, replan_from, ahead_through"""
 
 _INSERT: Final = text("""
 INSERT INTO occasions
@@ -75,14 +75,6 @@ _ACTIVE_OF: Final = text(
     f"SELECT {_COLUMNS} FROM occasions WHERE active AND tenant_id = :tenant_id ORDER BY id"
 )
 
-_ADVANCE: Final = text("""
-UPDATE occasions SET planned_through = :through
-WHERE id = :id AND version = :version AND active AND planned_through IS NOT DISTINCT FROM :found""")
-
-
-_BEGIN_PLANNING: Final = text("""
-UPDATE occasions SET planned_through = :now WHERE id = ANY(CAST(:ids AS integer[])) AND planned_through IS NULL""")
-
 _PAUSE: Final = text("""
 UPDATE occasions SET paused_at = :paused_at, version = version + 1, updated_at = :now WHERE id = :id""")
 
@@ -113,8 +105,6 @@ ORDER BY id LIMIT :most""")
 _HAS_PLANNED: Final = text("SELECT EXISTS (SELECT FROM batches WHERE occasion_id = :id)")
 
 _DELETE: Final = text("DELETE FROM occasions WHERE id = :id")
-
-_OLDEST_WATERMARK: Final = text("SELECT min(coalesce(planned_through, :never)) FROM occasions WHERE active")
 
 
 def add(connection: Connection, occasion: Occasion, *, now: datetime) -> Occasion:
@@ -187,26 +177,6 @@ def active(connection: Connection, tenant_id: int | None = None) -> list[Occasio
     return [_occasion(row) for row in rows]
 
 
-def advance_watermark(connection: Connection, occasion: Occasion, through: datetime) -> bool:
-    """Move the watermark from where `occasion` has it to `through`, locking the occasion until commit.
-
-    False: another planner moved it or somebody edited the occasion; the caller must write nothing.
-    """
-    parameters = {
-        "id": occasion.id,
-        "version": occasion.version,
-        "found": occasion.planned_through,
-        "through": through,
-    }
-    return connection.execute(_ADVANCE, parameters).rowcount == 1
-
-
-def begin_planning(connection: Connection, occasion_ids: Sequence[int], *, now: datetime) -> None:
-    """Set the watermark of occasions that were never planned: from `now` on nothing of theirs may be lost."""
-    if occasion_ids:
-        connection.execute(_BEGIN_PLANNING, {"ids": list(occasion_ids), "now": now})
-
-
 def set_paused(
     connection: Connection, occasion_id: int, paused_at: datetime | None, *, now: datetime
 ) -> None:
@@ -273,15 +243,6 @@ def has_planned(connection: Connection, occasion_id: int) -> bool:
 def remove(connection: Connection, occasion_id: int) -> None:
     """Delete an occasion that has never planned anything. The caller has excluded planning."""
     connection.execute(_DELETE, {"id": occasion_id})
-
-
-def oldest_watermark(connection: Connection, *, never: datetime) -> datetime | None:
-    """The instant through which every active occasion is planned; `never` stands for one that never was.
-
-    None if no occasion is active.
-    """
-    oldest: datetime | None = connection.execute(_OLDEST_WATERMARK, {"never": never}).scalar_one()
-    return oldest
 
 
 def _parameters(occasion: Occasion) -> dict[str, Any]:
@@ -381,6 +342,7 @@ def _occasion(row: Row[Any]) -> Occasion:
         paused_at=row.paused_at,
         archived_at=row.archived_at,
         replan_from=row.replan_from,
+        ahead_through=row.ahead_through,
     )
 
 

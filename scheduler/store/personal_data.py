@@ -106,7 +106,7 @@ def _told(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _value(name: str, value: Any) -> Any:
-    is_instant = name.endswith("_at") or name in ("planned_through", "replan_from")
+    is_instant = name.endswith("_at") or name in ("planned_through", "ahead_through", "replan_from")
     if is_instant and isinstance(value, str) and value.endswith("+00:00"):
         return datetime.fromisoformat(value)
     return value

@@ -158,7 +158,9 @@ def database(server: EmbeddedServer, name: str) -> Iterator[Database]:
     engine = create_database_engine(url, pool_size=6, application_name="daybreak-bench")
     try:
         migrate.upgrade(engine)
-        made = Database(url, engine, Planner(engine, PlanningPolicy(HORIZON, LATENESS_LIMIT)), server)
+        made = Database(
+            url, engine, Planner(engine, PlanningPolicy(HORIZON, LATENESS_LIMIT, slices_at_once=2)), server
+        )
         made.empty_log()
         yield made
     finally:
