@@ -89,8 +89,6 @@ ALTER TABLE occasions
     -- An edit is replanned for everyone in turn: as of when, and which user is next. NULL: it is done.
     ADD replan_from timestamptz,
     ADD replan_after bigint,
-    -- How far a plan may have written ahead of the watermark.
-    ADD ahead_through timestamptz,
     ADD CHECK (num_nulls(replan_from, replan_after) IN (0, 2)),
     ADD CHECK (archived_at IS NULL OR NOT active),
     ADD CHECK (paused_at IS NULL OR active);
