@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -10,8 +11,12 @@ import pytest
 from sqlalchemy import Engine
 
 from scheduler.clock import SystemClock
+from scheduler.domain.occasion import OnceRule
+from scheduler.store import occasions
 from tests.fixtures.answers import Answer
+from tests.fixtures.occasions import an_occasion
 from tests.fixtures.pipeline import Pipeline
+from tests.fixtures.planning import ZONES, hold_up
 from tests.fixtures.programs import Programs, programs
 from tests.fixtures.sink import Sink, running_sink
 from tests.fixtures.waiting import wait_until
@@ -173,6 +178,35 @@ def test_a_scheduler_recovers_at_its_start_and_stops_when_told(pipeline: Pipelin
     assert scheduler.exit_code() == 0
     assert pipeline.rows("SELECT 1 FROM job_runs WHERE state <> 'succeeded'") == []
     assert pipeline.rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+def test_a_scheduler_killed_while_it_plans_loses_and_doubles_nothing(
+    pipeline: Pipeline, running: Programs, engine: Engine
+) -> None:
+    """What it has written ahead of the watermark is found there by the next one."""
+    settings = {"horizon": "P9D", "planning_slices_at_once": 2}
+    on = pipeline.clock.now().date() + timedelta(days=2)
+    users = [pipeline.add_people(10, first=10 * number, timezone=zone) for number, zone in enumerate(ZONES)]
+    pipeline.planner.create_partitions(pipeline.clock.now())
+    with engine.begin() as connection:
+        news = an_occasion(
+            key="news", rule=OnceRule(on), local_times=(time(12),), honours_preferred_time=False
+        )
+        occasion = occasions.add(connection, news, now=pipeline.clock.now())
+    planned = f"SELECT user_id FROM message_log WHERE occasion_id = {occasion.id}"
+    with engine.connect() as holding_up:
+        hold_up(holding_up, users[0][0], occasion.id, on)
+        scheduler = running.start("scheduler", **settings)
+        wait_until(lambda: len(pipeline.rows(planned)) == 60, "all slices but the first are written")
+        scheduler.kill()
+    [watermark] = pipeline.rows(f"SELECT planned_through AS at FROM occasions WHERE id = {occasion.id}")
+    assert watermark.at.date() < on
+    running.start("scheduler", **settings)
+    wait_until(lambda: len(pipeline.rows(planned)) == 70, "the first slice is written")
+    in_batches = pipeline.rows(
+        f"SELECT unnest(user_ids) AS id FROM batches WHERE occasion_id = {occasion.id} AND state = 'pending'"
+    )
+    assert sorted(row.id for row in in_batches) == sorted(user_id for each in users for user_id in each)
 
 
 def test_three_schedulers_and_four_workers_send_each_message_once(

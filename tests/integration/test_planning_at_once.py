@@ -16,26 +16,13 @@ from scheduler.domain.occasion import OnceRule, RecurrenceRule
 from scheduler.planner import Planner
 from scheduler.store import locks, watermarks
 from scheduler.store.planning import Planned
+from tests.fixtures.planning import ZONES, hold_up
 from tests.fixtures.time_travel import TENANT, TimeTravel
 from tests.fixtures.waiting import wait_until, wait_until_blocked
 
 NOW: Final = datetime(2027, 3, 1, tzinfo=UTC)
 THROUGH: Final = NOW + timedelta(hours=72)
-# By when their noon of 2 March comes.
-ZONES: Final = (
-    "Pacific/Auckland",
-    "Asia/Tokyo",
-    "Asia/Kolkata",
-    "Africa/Lagos",
-    "Europe/London",
-    "America/New_York",
-    "Pacific/Honolulu",
-)
 PEOPLE: Final = 70
-_THE_FIRST: Final = text("""
-INSERT INTO message_log (user_id, send_at, occasion_id, local_date, channel, tenant_id, state, user_version, date_rule,
-                         time_rule, slot, attempt, timezone)
-VALUES (:user, :at, :occasion, date '2027-03-02', 'email', 1, 'scheduled', 1, 'exact', 'exact', 0, 0, 'UTC')""")
 _MESSAGES: Final = "SELECT user_id, send_at, local_date, slot, timezone FROM message_log ORDER BY 1, 2, 3, 4"
 _BATCHES: Final = "SELECT send_at, local_date, slot, user_ids FROM batches ORDER BY 1, 2, 3"
 
@@ -201,9 +188,7 @@ def test_an_edit_looks_as_far_as_a_plan_with_a_longer_horizon_has_written(travel
     planner.create_partitions(NOW)
     with ThreadPoolExecutor(1) as executor:
         with travel.engine.connect() as holding_up:
-            holding_up.execute(
-                _THE_FIRST, {"user": in_auckland, "occasion": daily.id, "at": NOW - timedelta(hours=1)}
-            )
+            hold_up(holding_up, in_auckland, daily.id, date(2027, 3, 2))
             planning = executor.submit(planner.plan, now=NOW, through=NOW + timedelta(hours=96))
             wait_until(lambda: travel.count(of_honolulu) == 2, "the other slices are written")
             travel.edit(in_honolulu, last_name="Lee")
