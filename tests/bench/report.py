@@ -22,13 +22,10 @@ class Report:
     results: Sequence[Result]
     notes: Sequence[str]
 
-    def as_json(self) -> dict[str, Any]:
-        """The content of the results file."""
-        return {
-            "machine": dict(self.machine),
-            "results": [result.as_json() for result in self.results],
-            "notes": list(self.notes),
-        }
+    def as_json(self) -> list[dict[str, Any]]:
+        """The content of the results file: every entry says where it was measured, and stands for itself."""
+        run = {"machine": dict(self.machine), "notes": list(self.notes)}
+        return [result.as_json() | run for result in self.results]
 
     def table(self) -> str:
         """The results as a Markdown table, which reads as it is."""

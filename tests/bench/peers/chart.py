@@ -25,11 +25,9 @@ PEER = "#e0912f"
 def main() -> None:
     """Read and draw."""
     source, target = map(Path, sys.argv[1:3])
-    content = json.loads(source.read_text())
+    results = json.loads(source.read_text())
     # A log scale has no place for zero.
-    works = [
-        result for result in content["results"] if (result["peers"] or result["limit"]) and result["ours"] > 0
-    ]
+    works = [result for result in results if (result["peers"] or result["limit"]) and result["ours"] > 0]
     if not works:
         return
     heights = [2 + len(result["peers"]) for result in works]
@@ -43,7 +41,7 @@ def main() -> None:
     )
     for axis, result in zip(axes[:, 0], works, strict=True):
         _draw(axis, result)
-    machine = content["machine"]
+    machine = works[0]["machine"]
     figure.suptitle(
         f"{machine['processor']}, {machine['cores']} cores, commit {machine['commit']}, {machine['measured_at'][:10]}",
         fontsize=9,
