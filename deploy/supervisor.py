@@ -49,7 +49,7 @@ _LEAST_CONNECTIONS: Final = 100
 _OTHER_CONNECTIONS: Final = 25
 """Kept free for commands, the demonstration and PostgreSQL's own reserve."""
 
-_API_CONNECTIONS: Final = 9
+_API_CONNECTIONS: Final = 16
 _LOOK_SECONDS: Final = 0.1
 _READY_TIMEOUT_SECONDS: Final = 2.0
 _KILL_MARGIN_SECONDS: Final = 5.0
@@ -194,7 +194,7 @@ def _start_server(settings: Settings, port: int | None = None) -> EmbeddedServer
 def _connections(settings: Settings) -> int:
     """The most connections that the processes hold together (see `run_api` and `run_worker`)."""
     api = max(settings.pool_size, _API_CONNECTIONS) * settings.api_workers
-    worker = max(settings.pool_size, 2 * settings.worker_threads + 2) * settings.worker_processes
+    worker = max(settings.pool_size, 2 * settings.worker_threads + 3) * settings.worker_processes
     return connections_of_the_scheduler(settings) + api + worker
 
 
