@@ -27,7 +27,9 @@ from sqlalchemy import Engine
 from api.app import create_app
 from api.connections import USUAL, Limits
 from api.serving import ApiWorker
+from scheduler import connections
 from scheduler.clock import SystemClock
+from scheduler.connections import API_THREADS
 from scheduler.errors import ConfigurationError
 from scheduler.service import engine_for
 from scheduler.settings import Settings
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-THREADS: Final = 8
-"""Requests that one process works on at the same time; more wait."""
 
 _SILENCE_SECONDS: Final = 30
 _BIND_SECONDS: Final = 5
@@ -98,9 +97,11 @@ def _listen(listener: socket.socket, host: str, port: int) -> None:
 
 
 def _engine(settings: Settings) -> Engine:
-    # For each thread one for transactions and one kept for reads (`Readers`): no request waits for another's.
     return engine_for(
-        settings, "api", least_connections=2 * THREADS, statement_seconds=settings.api_statement_seconds
+        settings,
+        "api",
+        least_connections=connections.of_an_api_process(),
+        statement_seconds=settings.api_statement_seconds,
     )
 
 
@@ -122,7 +123,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no t
             "backlog": _BACKLOG,
             "workers": self._settings.api_workers,
             "worker_class": type("LimitedWorker", (ApiWorker,), {"limits": self._limits}),
-            "threads": THREADS,
+            "threads": API_THREADS,
             "graceful_timeout": self._settings.stop_deadline_seconds,
             "timeout": _STUCK_SECONDS,
             "keepalive": _KEEPALIVE_SECONDS,

@@ -38,18 +38,17 @@ from deploy.database import upgrade_schema, with_database
 from deploy.embedded import EmbeddedServer, start_embedded
 from deploy.environment import environment_for
 from deploy.terminal import MergedOutput
+from scheduler import connections
 from scheduler.clock import Clock, SystemClock
 from scheduler.errors import ConfigurationError
 from scheduler.logs import configure_logs
 from scheduler.process import CONFIGURATION_EXIT
-from scheduler.service import connections_of_the_scheduler
 from scheduler.settings import Settings
 
 _LEAST_CONNECTIONS: Final = 100
 _OTHER_CONNECTIONS: Final = 25
 """Kept free for commands, the demonstration and PostgreSQL's own reserve."""
 
-_API_CONNECTIONS: Final = 16
 _LOOK_SECONDS: Final = 0.1
 _READY_TIMEOUT_SECONDS: Final = 2.0
 _KILL_MARGIN_SECONDS: Final = 5.0
@@ -187,15 +186,16 @@ def _database(settings: Settings, output: _Output, give_up: Event) -> Iterator[_
 
 
 def _start_server(settings: Settings, port: int | None = None) -> EmbeddedServer:
-    connections = max(_LEAST_CONNECTIONS, _connections(settings) + _OTHER_CONNECTIONS)
-    return start_embedded(settings.data_dir, port=port, settings={"max_connections": str(connections)})
+    most = max(_LEAST_CONNECTIONS, _connections(settings) + _OTHER_CONNECTIONS)
+    return start_embedded(settings.data_dir, port=port, settings={"max_connections": str(most)})
 
 
 def _connections(settings: Settings) -> int:
-    """The most connections that the processes hold together (see `run_api` and `run_worker`)."""
-    api = max(settings.pool_size, _API_CONNECTIONS) * settings.api_workers
-    worker = max(settings.pool_size, 2 * settings.worker_threads + 3) * settings.worker_processes
-    return connections_of_the_scheduler(settings) + api + worker
+    """The most connections that the processes hold together."""
+    scheduler = max(settings.pool_size, connections.of_the_scheduler(settings))
+    api = max(settings.pool_size, connections.of_an_api_process()) * settings.api_workers
+    worker = max(settings.pool_size, connections.of_a_worker(settings)) * settings.worker_processes
+    return scheduler + api + worker
 
 
 def _programs(settings: Settings) -> Iterator[Program]:

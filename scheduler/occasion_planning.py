@@ -61,24 +61,32 @@ class OccasionPlanning:
         has written before its own watermark.
         """
         total = Planned()
-        planned_slices = self._in_turn if self._slices_at_once == 1 else self._side_by_side
-        current: Occasion | None = occasion
-        while current is not None:
-            try:
-                with closing(planned_slices(current, now, through)) as all_planned:
-                    for planned in all_planned:
-                        total += planned
-                        if not go_on():
-                            return total
-                current = None
-            except Overtaken:
-                logger.bind(occasion=occasion.key).info("planning_overtaken")
-                current = self._as_it_is_now(occasion.id) if go_on() else None
+        with closing(self._planned(occasion, now, through)) as all_planned:
+            for planned in all_planned:
+                total += planned
+                if not go_on():
+                    return total
         if total.added or total.already_there:
             logger.bind(occasion=occasion.key, added=total.added, already_there=total.already_there).info(
                 "occasion_planned"
             )
         return total
+
+    def _planned(
+        self, occasion: Occasion, now: datetime, through: datetime
+    ) -> Generator[Planned, None, None]:
+        """What each slice has added; nothing where the rest is to be planned by the occasion as it is then."""
+        planned_slices = self._in_turn if self._slices_at_once == 1 else self._side_by_side
+        current: Occasion | None = occasion
+        while current is not None:
+            try:
+                yield from planned_slices(current, now, through)
+            except Overtaken:
+                logger.bind(occasion=occasion.key).info("planning_overtaken")
+                yield Planned()
+                current = self._as_it_is_now(occasion.id)
+            else:
+                return
 
     def _as_it_is_now(self, occasion_id: int) -> Occasion | None:
         """None: there is nothing to plan any more."""

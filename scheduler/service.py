@@ -10,6 +10,7 @@ from threading import Event
 from loguru import logger
 from sqlalchemy import Engine
 
+from scheduler import connections
 from scheduler.broker.port import Broker
 from scheduler.broker.postgres import PostgresBroker
 from scheduler.clock import Clock, SystemClock
@@ -19,7 +20,7 @@ from scheduler.errors import ConfigurationError
 from scheduler.jobs.enqueue import Enqueue
 from scheduler.jobs.precalculate import Precalculate
 from scheduler.jobs.recover import Recover
-from scheduler.jobs.run import CONNECTIONS_OF_A_RUN, JOBS, JobRunner
+from scheduler.jobs.run import JobRunner
 from scheduler.keys import ApiKeys
 from scheduler.links import LinkSigner
 from scheduler.planner import Planner, PlanningPolicy
@@ -64,16 +65,6 @@ def engine_for(
         statement_seconds=statement_seconds,
         plans_once=plans_once,
     )
-
-
-def connections_of_a_job(settings: Settings) -> int:
-    """The most database connections that one run of a job holds."""
-    return CONNECTIONS_OF_A_RUN + settings.planning_slices_at_once
-
-
-def connections_of_the_scheduler(settings: Settings) -> int:
-    """The most that the scheduler holds: all jobs may run at once, and one that stands by asks for a lock meanwhile."""
-    return max(settings.pool_size, len(JOBS) * connections_of_a_job(settings) + 1)
 
 
 def planning_in_turn(settings: Settings) -> Settings:
@@ -152,7 +143,7 @@ def jobs_for(settings: Settings, engine: Engine, clock: Clock) -> Jobs:
 def run_scheduler(settings: Settings, stop: Event) -> None:
     """Run the jobs by cron until `stop` is set; what runs then comes to its end."""
     clock = SystemClock()
-    engine = engine_for(settings, "scheduler", least_connections=connections_of_the_scheduler(settings))
+    engine = engine_for(settings, "scheduler", least_connections=connections.of_the_scheduler(settings))
     jobs = jobs_for(settings, engine, clock)
     cron = Cron(
         JobRunner(engine, clock),

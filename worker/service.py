@@ -16,6 +16,7 @@ from typing import Final
 from loguru import logger
 from sqlalchemy import Engine
 
+from scheduler import connections
 from scheduler.broker.port import Broker
 from scheduler.clock import Clock, SystemClock
 from scheduler.domain.occasion import Channel
@@ -123,10 +124,8 @@ class Worker:
 
 def run_worker(settings: Settings, stop: Event) -> None:
     """Run a worker until `stop` is set."""
-    # Each thread listens on one connection and works on another; three more renew leases, report circuits and
-    # look for providers on hold.
     engine = engine_for(
-        settings, "worker", least_connections=2 * settings.worker_threads + 3, plans_once=True
+        settings, "worker", least_connections=connections.of_a_worker(settings), plans_once=True
     )
     try:
         worker = Worker(settings, engine, SystemClock(), stop)

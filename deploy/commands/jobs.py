@@ -13,10 +13,11 @@ import click
 from deploy.commands.session import COMMAND, begin_command, say
 from deploy.commands.table import table
 from deploy.database import engine_on, usable_database
+from scheduler import connections
 from scheduler.clock import Clock, SystemClock
 from scheduler.cron import next_tick
 from scheduler.jobs.run import JOBS, JobRunner, Ran
-from scheduler.service import connections_of_a_job, jobs_for
+from scheduler.service import jobs_for
 from scheduler.settings import Settings
 from scheduler.store import job_runs
 from scheduler.store.job_runs import JobRun, Trigger
@@ -54,7 +55,7 @@ def run(context: click.Context, job: str, as_json: bool) -> None:
 
 def _run_now(settings: Settings, job: str) -> Ran | None:
     clock = SystemClock()
-    with engine_on(settings, "command", least_connections=connections_of_a_job(settings)) as engine:
+    with engine_on(settings, "command", least_connections=connections.of_a_job(settings)) as engine:
         built = jobs_for(settings, engine, clock)
         work: Mapping[str, Callable[[datetime], Mapping[str, int]]] = {
             "precalculate": built.precalculate.run,

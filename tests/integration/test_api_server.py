@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from api.server import THREADS
+from scheduler.connections import API_THREADS
 from scheduler.process import CONFIGURATION_EXIT
 from tests.fixtures.api import USERS, a_user
 from tests.fixtures.ports import free_port
@@ -248,7 +248,7 @@ def test_clients_that_are_slow_or_odd_are_served_and_hold_up_nobody(server: Serv
             return clients.enter_context(closing(server.open(sent)))
 
         for beginning in (b"", ALIVE[:1], ALIVE[:-1]):
-            for _ in range(THREADS):
+            for _ in range(API_THREADS):
                 client(beginning)
         received(client(ALIVE * 5), b"HTTP/1.1 200", 5)
         by_bytes = client(b"\r\n")  # RFC 9112 §2.2: an empty line before a request does no harm

@@ -141,7 +141,7 @@ def test_it_stops_where_it_may_not_go_on_and_goes_on_from_there(travel: TimeTrav
     assert [row[0] for row in log(travel)[0]] == in_batches(travel)
 
 
-def test_an_edit_in_between_ends_it_and_nobody_keeps_the_old_time(travel: TimeTravel) -> None:
+def test_nobody_keeps_the_old_time_after_an_edit_in_between(travel: TimeTravel) -> None:
     def edit() -> bool:
         travel.change_occasion("news", local_times=(time(13),))
         return True
